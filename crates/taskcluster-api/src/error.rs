@@ -1,0 +1,202 @@
+//! What can go wrong in a call, and whether trying again makes sense.
+
+use std::error::Error;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+/// A call that failed.
+#[derive(Debug)]
+pub struct ApiError {
+    /// The API's name of the call, such as `registerWorker`.
+    pub call: &'static str,
+    /// Where it was sent.
+    pub url: String,
+    /// What happened.
+    pub failure: Failure,
+}
+
+/// What happened to a call.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No answer: name resolution, connection, TLS, or a connection that broke.
+    #[error("no answer")]
+    Transport(#[source] Box<dyn Error + Send + Sync>),
+    /// No whole answer within this time.
+    #[error("no whole answer within {} s", .0.as_secs_f32())]
+    Timeout(Duration),
+    /// An answer with a status that is no success.
+    #[error("{}", describe_status(*status, code.as_deref(), message))]
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// Taskcluster's own code, such as `InputError`.
+        code: Option<String>,
+        /// The service's message, without the block that echoes the request.
+        message: String,
+        /// When the service asks to be tried again.
+        retry_after: Option<Duration>,
+        /// The service's clock.
+        date: Option<SystemTime>,
+    },
+    /// An answer of more bytes than this.
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+    /// A success whose body isn't what the API promises.
+    #[error("the answer is not as the API promises: {0}")]
+    Decode(Decode),
+    /// The request could not be made.
+    #[error("the request cannot be made: {0}")]
+    Request(String),
+}
+
+/// What is wrong with a body. Names fields and types, never values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decode {
+    /// The path to the field, such as `credentials.accessToken`; `.` is the whole document.
+    pub path: String,
+    /// What is missing there, or what was expected.
+    pub problem: String,
+}
+
+impl fmt::Display for Decode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path == "." { f.write_str(&self.problem) } else { write!(f, "at `{}`: {}", self.path, self.problem) }
+    }
+}
+
+/// What to do about a failed call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// It may work later: no answer, 429, 5xx.
+    Retry,
+    /// The service won't: any other status, an answer that makes no sense.
+    Refused,
+    /// There is no such thing: 404.
+    Absent,
+    /// The service says that our clock is off.
+    Clock,
+}
+
+impl ApiError {
+    /// What to do about it.
+    pub fn class(&self) -> ErrorClass {
+        match &self.failure {
+            Failure::Transport(_) | Failure::Timeout(_) => ErrorClass::Retry,
+            Failure::Status { status: 429 | 500..=599, .. } => ErrorClass::Retry,
+            Failure::Status { status: 404, .. } => ErrorClass::Absent,
+            Failure::Status { status: 401, message, .. } if message.contains("Stale timestamp") => ErrorClass::Clock,
+            Failure::Status { .. } | Failure::TooLarge(_) | Failure::Decode(_) | Failure::Request(_) => {
+                ErrorClass::Refused
+            }
+        }
+    }
+
+    /// Whether the same call may work later.
+    pub fn is_retryable(&self) -> bool {
+        self.class() == ErrorClass::Retry
+    }
+
+    /// The HTTP status, where there was an answer that is no success.
+    pub fn status(&self) -> Option<u16> {
+        match &self.failure {
+            Failure::Status { status, .. } => Some(*status),
+            Failure::Transport(_)
+            | Failure::Timeout(_)
+            | Failure::TooLarge(_)
+            | Failure::Decode(_)
+            | Failure::Request(_) => None,
+        }
+    }
+
+    /// When the service asks to be tried again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match &self.failure {
+            Failure::Status { retry_after, .. } => *retry_after,
+            Failure::Transport(_)
+            | Failure::Timeout(_)
+            | Failure::TooLarge(_)
+            | Failure::Decode(_)
+            | Failure::Request(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.call, self.url)
+    }
+}
+
+impl Error for ApiError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.failure)
+    }
+}
+
+fn describe_status(status: u16, code: Option<&str>, message: &str) -> String {
+    let code = code.map(|code| format!(" {code}")).unwrap_or_default();
+    if message.is_empty() { format!("answered {status}{code}") } else { format!("answered {status}{code}: {message}") }
+}
+
+/// Reads JSON; what is wrong is described without any value.
+///
+/// # Errors
+/// What is missing or of the wrong type, and where.
+pub fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Decode> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| decode_error(&error))
+}
+
+/// Turns what serde says into what may be printed: serde's own words quote the value that was found, which may
+/// be a secret.
+fn decode_error(error: &serde_path_to_error::Error<serde_json::Error>) -> Decode {
+    let inner = error.inner();
+    let words = inner.to_string();
+    let problem = if inner.is_syntax() || inner.is_eof() {
+        format!("it is no JSON (line {}, column {})", inner.line(), inner.column())
+    } else if let Some(expected) = words.find(", expected ").map(|at| &words[at + 2..]) {
+        let end = expected.find(" at line ").unwrap_or(expected.len());
+        format!("{} was wrong, {}", wrong_type(&words), &expected[..end])
+    } else if words.starts_with("missing field") {
+        words[..words.find(" at line ").unwrap_or(words.len())].to_owned()
+    } else {
+        "its value is not valid".to_owned()
+    };
+    Decode { path: error.path().to_string(), problem }
+}
+
+/// The type that serde found, out of `invalid type: string "…", expected …`.
+fn wrong_type(words: &str) -> &'static str {
+    const TYPES: [&str; 8] = ["string", "integer", "floating point", "boolean", "null", "map", "sequence", "unit"];
+    let after = words.strip_prefix("invalid type: ").unwrap_or("");
+    TYPES.into_iter().find(|name| after.starts_with(name)).unwrap_or("the value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    #[allow(dead_code)]
+    struct Outer {
+        inner: Inner,
+    }
+    #[derive(serde::Deserialize)]
+    #[allow(dead_code)]
+    struct Inner {
+        number: u32,
+    }
+
+    fn problem(text: &str) -> String {
+        from_json::<Outer>(text.as_bytes()).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_wrong_answer_is_described_by_field_and_type_and_never_by_value() {
+        assert_eq!(problem("{}"), "missing field `inner`");
+        assert_eq!(problem(r#"{"inner":{}}"#), "at `inner`: missing field `number`");
+        assert_eq!(problem(r#"{"inner":{"number":"canary"}}"#), "at `inner.number`: string was wrong, expected u32");
+        assert_eq!(problem(r#"{"inner":"canary"}"#), "at `inner`: string was wrong, expected struct Inner");
+        assert_eq!(problem("<html>canary"), "it is no JSON (line 1, column 1)");
+    }
+}

@@ -1,0 +1,413 @@
+//! A run, kept over reboots in the file that `cacheOverRestarts` names.
+//!
+//! What has been reached is written the moment it is there: the registration's answer, the layers and files, that
+//! the files are written. Each boot goes on from what it finds. The format is ours and has a version; the Go
+//! program's own is read too, so that a machine can be upgraded in place.
+
+use crate::files::FileSpec;
+use crate::layer::{Layer, Source};
+use crate::platform;
+use crate::private_file::{self, Durability};
+use crate::run_state::{Admitted, Identity, Lease, RunState};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use taskcluster_api::{Credentials, ExposeSecret, RootUrl, WorkerPoolId};
+
+/// The version of the format below. Another one is not read.
+const VERSION: u64 = 1;
+
+/// The file of a run, if the run is kept.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    path: Option<PathBuf>,
+    provider: &'static str,
+}
+
+/// What an earlier boot reached.
+#[derive(Debug, Clone)]
+pub enum Kept {
+    /// The machine is registered.
+    Admitted(Admitted),
+    /// All is known; the files are written where none is left in it.
+    Configured(RunState),
+}
+
+/// Why a cache that is there can't be used. The boot is a fresh one then.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheProblem {
+    /// It can't be read.
+    #[error("the cache {} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is torn, or something else.
+    #[error("the cache {} is damaged: {problem}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong. Never a value.
+        problem: String,
+    },
+    /// It is of another version.
+    #[error("the cache {} is of version {version}, and this program reads version {VERSION}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: String,
+    },
+    /// It is another machine's.
+    #[error("the cache {} belongs to {theirs}, and this machine is {ours}", path.display())]
+    OtherMachine {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        theirs: String,
+        /// Who we are.
+        ours: String,
+    },
+}
+
+/// The format.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    version: u64,
+    provider: String,
+    identity: Identity,
+    credentials: CredentialsDocument,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease: Option<LeaseDocument>,
+    /// The registration's configuration, until it is one of the layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    registration: Option<Map<String, Value>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    configured: Option<ConfiguredDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CredentialsDocument {
+    client_id: String,
+    access_token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LeaseDocument {
+    expires: Timestamp,
+    secret: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ConfiguredDocument {
+    layers: Vec<Layer>,
+    /// Those that are still to be written.
+    files: Vec<FileSpec>,
+}
+
+/// The Go program's format, as far as it is of use.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct GoDocument {
+    #[serde(rename = "RootURL")]
+    root_url: RootUrl,
+    credentials: GoCredentials,
+    #[serde(default)]
+    credentials_expire: Option<String>,
+    #[serde(default)]
+    registration_secret: Option<String>,
+    #[serde(rename = "WorkerPoolID")]
+    worker_pool_id: WorkerPoolId,
+    worker_group: String,
+    #[serde(rename = "WorkerID")]
+    worker_id: String,
+    #[serde(rename = "ProviderID")]
+    provider_id: String,
+    #[serde(default)]
+    provider_metadata: Option<Map<String, Value>>,
+    #[serde(default)]
+    worker_config: Option<Map<String, Value>>,
+    #[serde(default)]
+    worker_location: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GoCredentials {
+    client_id: String,
+    access_token: String,
+    #[serde(default)]
+    certificate: Option<String>,
+}
+
+impl Cache {
+    /// The cache at that path; none keeps nothing. `provider` is the word in the runner config.
+    pub fn new(path: Option<PathBuf>, provider: &'static str) -> Self {
+        Self { path, provider }
+    }
+
+    /// Whether runs are kept.
+    pub fn keeps(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// The file, where runs are kept.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// What an earlier boot kept; nothing on a first boot.
+    ///
+    /// # Errors
+    /// Why what is there can't be used.
+    pub fn load(&self) -> Result<Option<Kept>, CacheProblem> {
+        let Some(path) = &self.path else { return Ok(None) };
+        let mut bytes = Vec::new();
+        match platform::open_regular_file(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(CacheProblem::Unreadable { path: path.clone(), source }),
+        }
+        self.read(path, &bytes).map(Some)
+    }
+
+    fn read(&self, path: &Path, bytes: &[u8]) -> Result<Kept, CacheProblem> {
+        let damaged = |problem: &str| CacheProblem::Damaged { path: path.to_owned(), problem: problem.to_owned() };
+        let document: Map<String, Value> =
+            serde_json::from_slice(bytes).map_err(|_| damaged("it holds no whole JSON object"))?;
+        let read = |result: Result<Kept, serde_json::Error>| {
+            // serde's own words quote values.
+            result.map_err(|_| damaged("it lacks a part, or a part is of the wrong type"))
+        };
+        let kept = match document.get("version") {
+            Some(version) if version.as_u64() == Some(VERSION) => {
+                let document: Document = serde_json::from_value(Value::Object(document))
+                    .map_err(|_| damaged("it lacks a part, or a part is of the wrong type"))?;
+                self.refuse_other_provider(path, &document.provider)?;
+                document.into_kept()
+            }
+            Some(version) => {
+                return Err(CacheProblem::Version { path: path.to_owned(), version: version.to_string() });
+            }
+            None if document.contains_key("RootURL") => read(read_go(document))?,
+            None => return Err(damaged("it says no version")),
+        };
+        Ok(kept)
+    }
+
+    fn refuse_other_provider(&self, path: &Path, theirs: &str) -> Result<(), CacheProblem> {
+        if theirs == self.provider {
+            return Ok(());
+        }
+        Err(CacheProblem::OtherMachine {
+            path: path.to_owned(),
+            theirs: format!("a machine of the provider {theirs}"),
+            ours: format!("one of {}", self.provider),
+        })
+    }
+
+    /// The problem that the cache is another machine's.
+    pub fn other_machine(&self, theirs: impl fmt::Display, ours: impl fmt::Display) -> CacheProblem {
+        CacheProblem::OtherMachine {
+            path: self.path.clone().unwrap_or_default(),
+            theirs: theirs.to_string(),
+            ours: ours.to_string(),
+        }
+    }
+
+    /// Keeps what has been reached, durably. Failing to is no reason to stop: the next boot is a fresh one.
+    pub async fn keep(&self, kept: &Kept) -> bool {
+        let Some(path) = self.path.clone() else { return true };
+        let document = Document::of(self.provider, kept);
+        let written = tokio::task::spawn_blocking(move || {
+            let text = serde_json::to_vec(&document)?;
+            private_file::write(&path, &text, Durability::Durable).map_err(|error| {
+                tracing::error!("cannot write the cache {}: {error}; a reboot would begin anew", path.display());
+                error
+            })
+        });
+        matches!(written.await, Ok(Ok(())))
+    }
+}
+
+impl Kept {
+    /// The machine, to be changed.
+    pub fn admitted_mut(&mut self) -> &mut Admitted {
+        match self {
+            Self::Admitted(admitted) => admitted,
+            Self::Configured(run) => &mut run.admitted,
+        }
+    }
+
+    /// The machine.
+    pub fn admitted(&self) -> &Admitted {
+        match self {
+            Self::Admitted(admitted) => admitted,
+            Self::Configured(run) => &run.admitted,
+        }
+    }
+}
+
+impl Document {
+    fn of(provider: &str, kept: &Kept) -> Self {
+        let admitted = kept.admitted();
+        let credentials = &admitted.credentials;
+        let (registration, configured) = match kept {
+            Kept::Admitted(admitted) => (Some(admitted.worker_config.clone()), None),
+            Kept::Configured(run) => {
+                (None, Some(ConfiguredDocument { layers: run.layers.clone(), files: run.files.clone() }))
+            }
+        };
+        Self {
+            version: VERSION,
+            provider: provider.to_owned(),
+            identity: admitted.identity.clone(),
+            credentials: CredentialsDocument {
+                client_id: credentials.client_id.clone(),
+                access_token: credentials.access_token.expose_secret().to_owned(),
+                certificate: credentials.certificate.as_ref().map(|text| text.expose_secret().to_owned()),
+            },
+            lease: admitted
+                .lease
+                .as_ref()
+                .map(|lease| LeaseDocument { expires: lease.expires, secret: lease.secret.expose_secret().to_owned() }),
+            registration,
+            configured,
+        }
+    }
+
+    fn into_kept(self) -> Kept {
+        let CredentialsDocument { client_id, access_token, certificate } = self.credentials;
+        let admitted = Admitted {
+            identity: self.identity,
+            credentials: Credentials {
+                client_id,
+                access_token: access_token.into(),
+                certificate: certificate.map(Into::into),
+            },
+            lease: self.lease.map(|lease| Lease { expires: lease.expires, secret: lease.secret.into() }),
+            worker_config: self.registration.unwrap_or_default(),
+        };
+        match self.configured {
+            Some(ConfiguredDocument { layers, files }) => Kept::Configured(RunState { admitted, layers, files }),
+            None => Kept::Admitted(admitted),
+        }
+    }
+}
+
+/// The Go program writes its files before its cache, so none is left to be written; its configuration holds all
+/// layers in one.
+fn read_go(document: Map<String, Value>) -> Result<Kept, serde_json::Error> {
+    use serde::de::Error;
+    let go: GoDocument = serde_json::from_value(Value::Object(document))?;
+    let identifier = |text: &str| text.parse().map_err(|_| serde_json::Error::custom("an id has another shape"));
+    let identity = Identity {
+        root_url: go.root_url,
+        provider_id: identifier(&go.provider_id)?,
+        worker_pool_id: go.worker_pool_id,
+        worker_group: identifier(&go.worker_group)?,
+        worker_id: identifier(&go.worker_id)?,
+        metadata: go.provider_metadata.unwrap_or_default(),
+        location: go.worker_location.unwrap_or_default(),
+    };
+    // Go writes the zero time, in the year 1, where there is none.
+    let expires = match go.credentials_expire.as_deref() {
+        None | Some("") => None,
+        Some(text) if text.starts_with("0001-") => None,
+        Some(text) => {
+            Some(text.parse::<Timestamp>().map_err(|_| serde_json::Error::custom("a time has another shape"))?)
+        }
+    };
+    let secret = go.registration_secret.filter(|secret| !secret.is_empty());
+    let admitted = Admitted {
+        identity,
+        credentials: Credentials {
+            client_id: go.credentials.client_id,
+            access_token: go.credentials.access_token.into(),
+            certificate: go.credentials.certificate.filter(|text| !text.is_empty()).map(Into::into),
+        },
+        lease: expires.zip(secret).map(|(expires, secret)| Lease { expires, secret: secret.into() }),
+        worker_config: Map::new(),
+    };
+    let layer = Layer { source: Source::GoCache, config: go.worker_config.unwrap_or_default() };
+    Ok(Kept::Configured(RunState { admitted, layers: vec![layer], files: Vec::new() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(document: &Value) -> Result<Kept, CacheProblem> {
+        Cache::new(Some("c".into()), "aws").read(Path::new("c"), document.to_string().as_bytes())
+    }
+
+    fn go_document() -> Value {
+        json!({
+            "RootURL": "https://tc.example.com",
+            "Credentials": {"clientId": "c", "accessToken": "canary", "certificate": ""},
+            "CredentialsExpire": "2999-01-01T00:00:00Z",
+            "RegistrationSecret": "s",
+            "WorkerPoolID": "p/w", "WorkerGroup": "g", "WorkerID": "i", "ProviderID": "aws",
+            "ProviderMetadata": {"region": "r"}, "WorkerConfig": {"a": [1]}, "Files": null,
+            "WorkerLocation": {"cloud": "aws"}
+        })
+    }
+
+    #[test]
+    fn the_go_programs_cache_is_read() {
+        let Kept::Configured(run) = read(&go_document()).unwrap() else { panic!() };
+        assert_eq!(run.layers[0].config["a"], json!([1]));
+        assert_eq!(run.admitted.identity.location["cloud"], "aws");
+        assert!(run.admitted.credentials.certificate.is_none() && run.admitted.lease.is_some());
+    }
+
+    #[test]
+    fn a_run_is_read_back_as_it_was_kept() {
+        let Kept::Configured(run) = read(&go_document()).unwrap() else { panic!() };
+        for kept in [Kept::Admitted(run.admitted.clone()), Kept::Configured(run)] {
+            let text = serde_json::to_value(Document::of("aws", &kept)).unwrap();
+            let again = read(&text).unwrap();
+            assert_eq!(serde_json::to_value(Document::of("aws", &again)).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why_and_shows_no_value() {
+        let Kept::Configured(run) = read(&go_document()).unwrap() else { panic!() };
+        let good = serde_json::to_value(Document::of("aws", &Kept::Configured(run))).unwrap();
+        let with = |key: &str, value: Value| {
+            let mut document = good.clone();
+            document[key] = value;
+            read(&document).unwrap_err().to_string()
+        };
+        assert!(with("version", json!(2)).contains("of version 2"));
+        assert!(with("provider", json!("google")).contains("a machine of the provider google"));
+        assert!(with("lease", json!({"expires": "canary", "secret": "canary"})).contains("is damaged"));
+        for damaged in [json!({}), json!([]), json!({"version": 1, "credentials": "canary"})] {
+            let problem = read(&damaged).unwrap_err();
+            assert!(problem.to_string().contains("is damaged"));
+            assert!(!format!("{problem}{problem:?}").contains("canary"));
+        }
+        let torn = &good.to_string()[..100];
+        assert!(Cache::new(None, "aws").read(Path::new("c"), torn.as_bytes()).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let _ = Cache::new(None, "aws").read(Path::new("c"), &bytes);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Drivers: how one kind of worker is configured, found fit to start, and started.
+
+mod docker_worker;
+mod dummy;
+mod generic_worker;
+pub mod process;
+
+use crate::layer::{Layer, Merged};
+use crate::platform::{self, Access};
+use crate::private_file::{self, Durability};
+use crate::run_state::{Admitted, RunState};
+use crate::runner_config::{GenericWorkerStart, WorkerConfig};
+use process::{Process, Streams};
+use serde_json::{Map, Value};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A worker that was started.
+pub struct Worker {
+    /// Its process.
+    pub process: Process,
+    /// Its standard streams.
+    pub streams: Streams,
+}
+
+/// What became of a start.
+pub enum Started {
+    /// A worker runs.
+    Worker(Box<Worker>),
+    /// There was nothing to start, and it is done.
+    Done,
+}
+
+/// Why a worker can't be started.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The worker's program is not fit to be started.
+    #[error("the worker's program {} cannot be executed", path.display())]
+    Program {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A program that the worker needs is nowhere on `PATH`.
+    #[error("there is no `{0}` on PATH, and docker-worker needs it")]
+    Missing(&'static str),
+    /// The worker's configuration can't be written.
+    #[error("cannot write the worker's configuration {}", path.display())]
+    Config {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The process can't be started.
+    #[error("cannot start {}", path.display())]
+    Spawn {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Not on this system.
+    #[error("a worker cannot be started as the service {0} here")]
+    Service(String),
+}
+
+/// One kind of worker. All methods are required.
+pub trait Driver: Send + Sync {
+    /// The key under which a worker pool's configuration for this worker stands.
+    fn config_key(&self) -> &'static str;
+
+    /// The layers that go on top of all others: the machine, and the secret part of its credentials.
+    fn layers(&self, admitted: &Admitted) -> Vec<Layer>;
+
+    /// Whether the worker can be started as things are. Changes nothing.
+    ///
+    /// # Errors
+    /// Why not.
+    fn preflight(&self) -> Result<(), DriverError>;
+
+    /// Writes the worker's configuration and starts it.
+    ///
+    /// # Errors
+    /// Why that can't be done; then no process is left.
+    fn start(&self, run: &RunState, oom_score_adj: Option<&str>) -> Result<Started, DriverError>;
+}
+
+/// The driver that the config names.
+pub fn build(config: &WorkerConfig) -> Box<dyn Driver> {
+    match config.clone() {
+        WorkerConfig::GenericWorker { start: GenericWorkerStart::Path(path), config_path } => {
+            Box::new(generic_worker::GenericWorker::new(path, config_path))
+        }
+        WorkerConfig::GenericWorker { start: GenericWorkerStart::Service { name, .. }, config_path } => {
+            Box::new(generic_worker::Service::new(name, config_path))
+        }
+        WorkerConfig::DockerWorker { path, config_path } => {
+            Box::new(docker_worker::DockerWorker::new(path, config_path))
+        }
+        WorkerConfig::Dummy => Box::new(dummy::Dummy),
+    }
+}
+
+/// Whether a program is there and may be executed.
+fn require_program(path: &Path) -> Result<(), DriverError> {
+    platform::access(path, Access::Execute).map_err(|source| DriverError::Program { path: path.to_owned(), source })
+}
+
+/// Writes the merged configuration where the worker reads it, private from its first byte.
+fn write_config(path: &Path, config: &Merged) -> Result<(), DriverError> {
+    let failed = |source| DriverError::Config { path: path.to_owned(), source };
+    let text = serde_json::to_vec_pretty(&config.to_value()).map_err(|error| failed(error.into()))?;
+    private_file::write(path, &text, Durability::Fleeting).map_err(failed)
+}
+
+/// Those of these facts that are known, as strings.
+fn facts<'a>(facts: impl IntoIterator<Item = (&'static str, Option<&'a str>)>) -> Map<String, Value> {
+    facts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))).collect()
+}
+
+/// A string that holds JSON, as both workers want their location.
+fn location(admitted: &Admitted) -> String {
+    let location: Map<String, Value> =
+        admitted.identity.location.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+    Value::Object(location).to_string()
+}

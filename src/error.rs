@@ -1,0 +1,320 @@
+//! What can stop us: one variant a stage, an exit code and a hint for each.
+
+use crate::cache::CacheProblem;
+use crate::driver::DriverError;
+use crate::files::FilesError;
+use crate::provider::{Notice, ProviderError};
+use crate::registration::RegistrationError;
+use crate::runner_config::RunnerConfigError;
+use crate::secrets::{FormError, SecretsError};
+use jiff::Timestamp;
+use std::error::Error;
+use std::fmt::{self, Write as _};
+use taskcluster_api::{ApiError, NewClientError};
+
+/// Our own failure, by the stage in which it happened.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The runner config can't be used.
+    #[error("reading the runner config")]
+    RunnerConfig(#[from] RunnerConfigError),
+    /// The provider can't say who the machine is.
+    #[error("asking the provider who this machine is")]
+    Provider(#[source] ProviderError),
+    /// The machine is being taken away already.
+    #[error("this machine is not registered: {0}")]
+    Reclaimed(Notice),
+    /// No HTTP client for Taskcluster can be made.
+    #[error("getting ready to talk to Taskcluster")]
+    Client(#[from] NewClientError),
+    /// worker-manager doesn't take the machine.
+    #[error("registering this machine{}", also(cache.as_ref()))]
+    Registration {
+        /// Why.
+        #[source]
+        source: RegistrationError,
+        /// Why the run of an earlier boot could not go on instead.
+        cache: Option<CacheProblem>,
+    },
+    /// The kept credentials have ended and can't be replaced.
+    #[error(
+        "going on with the run of an earlier boot: its credentials ended at {expired:.0}, and a cloud machine registers only once"
+    )]
+    Expired {
+        /// When.
+        expired: Timestamp,
+    },
+    /// The secrets can't be had.
+    #[error("getting the worker pool's secrets")]
+    Secrets(#[source] SecretsError),
+    /// The worker pool's configuration is of no known form.
+    #[error("merging the worker's configuration")]
+    Configuration(#[source] FormError),
+    /// The files can't be written.
+    #[error("writing the worker pool's files")]
+    Files(#[source] FilesError),
+    /// The worker is not fit to be started.
+    #[error("looking whether the worker can be started")]
+    Preflight(#[source] DriverError),
+    /// The worker can't be started.
+    #[error("starting the worker")]
+    Start(#[source] DriverError),
+    /// A part of us failed while the worker ran.
+    #[error("staying beside the worker: a part of start-worker failed, and the worker was stopped")]
+    Supervision,
+    /// The system doesn't give us what we need to supervise.
+    #[error("getting ready to supervise the worker")]
+    System(#[source] std::io::Error),
+}
+
+/// What failed, for the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The command line.
+    CommandLine,
+    /// The runner config.
+    RunnerConfig,
+    /// The provider.
+    Provider,
+    /// The machine is being reclaimed.
+    Reclaimed,
+    /// Registration.
+    Registration,
+    /// The kept credentials have ended.
+    Expired,
+    /// The secrets.
+    Secrets,
+    /// The worker's configuration.
+    Configuration,
+    /// The files.
+    Files,
+    /// The worker's program.
+    Preflight,
+    /// The worker's start.
+    Start,
+    /// Supervision.
+    Supervision,
+    /// A bug of ours.
+    Bug,
+}
+
+impl Stage {
+    /// Every stage, in the order of its code.
+    pub const ALL: [Self; 13] = [
+        Self::CommandLine,
+        Self::RunnerConfig,
+        Self::Provider,
+        Self::Reclaimed,
+        Self::Registration,
+        Self::Expired,
+        Self::Secrets,
+        Self::Configuration,
+        Self::Files,
+        Self::Preflight,
+        Self::Start,
+        Self::Supervision,
+        Self::Bug,
+    ];
+
+    /// The exit code. None is 0 to 2, 64 to 84, 101, or 126 and more: those are the worker's, the shell's and
+    /// Rust's.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::CommandLine => 3,
+            Self::RunnerConfig => 10,
+            Self::Provider => 11,
+            Self::Reclaimed => 12,
+            Self::Registration => 13,
+            Self::Expired => 14,
+            Self::Secrets => 15,
+            Self::Configuration => 16,
+            Self::Files => 17,
+            Self::Preflight => 18,
+            Self::Start => 19,
+            Self::Supervision => 20,
+            Self::Bug => 21,
+        }
+    }
+
+    /// What the code says, for the table in the README.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::CommandLine => "the command line is wrong",
+            Self::RunnerConfig => "the runner config cannot be read or holds mistakes",
+            Self::Provider => "the provider does not say who this machine is",
+            Self::Reclaimed => "the cloud is already taking this machine away, so it was not registered",
+            Self::Registration => "worker-manager did not register this machine",
+            Self::Expired => "the credentials of a kept run have ended, and a cloud machine registers only once",
+            Self::Secrets => "the secrets service did not give the worker pool's secrets",
+            Self::Configuration => "the worker pool's configuration has no known form",
+            Self::Files => "the worker pool's files could not be written",
+            Self::Preflight => "the worker's program is missing or cannot be executed",
+            Self::Start => "the worker could not be started",
+            Self::Supervision => "a part of start-worker failed beside a running worker",
+            Self::Bug => "a bug in start-worker",
+        }
+    }
+
+    /// The stage's name, for machines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CommandLine => "command-line",
+            Self::RunnerConfig => "runner-config",
+            Self::Provider => "provider",
+            Self::Reclaimed => "reclaimed",
+            Self::Registration => "registration",
+            Self::Expired => "expired",
+            Self::Secrets => "secrets",
+            Self::Configuration => "configuration",
+            Self::Files => "files",
+            Self::Preflight => "preflight",
+            Self::Start => "start",
+            Self::Supervision => "supervision",
+            Self::Bug => "bug",
+        }
+    }
+}
+
+impl RunError {
+    /// A provider's error: that the machine is going away is a stage of its own.
+    pub fn from_provider(error: ProviderError) -> Self {
+        match error {
+            ProviderError::Reclaimed(notice) => Self::Reclaimed(notice),
+            ProviderError::Metadata(_) | ProviderError::Field { .. } => Self::Provider(error),
+        }
+    }
+
+    /// Where it happened.
+    pub const fn stage(&self) -> Stage {
+        match self {
+            Self::RunnerConfig(_) => Stage::RunnerConfig,
+            Self::Provider(_) => Stage::Provider,
+            Self::Reclaimed(_) => Stage::Reclaimed,
+            Self::Client(_) | Self::Registration { .. } => Stage::Registration,
+            Self::Expired { .. } => Stage::Expired,
+            Self::Secrets(_) => Stage::Secrets,
+            Self::Configuration(_) => Stage::Configuration,
+            Self::Files(_) => Stage::Files,
+            Self::Preflight(_) => Stage::Preflight,
+            Self::Start(_) => Stage::Start,
+            Self::Supervision | Self::System(_) => Stage::Supervision,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::RunnerConfig(RunnerConfigError::Unreadable { .. }) => {
+                "name a regular file that start-worker may read: start-worker runner.yml"
+            }
+            Self::RunnerConfig(RunnerConfigError::Invalid { .. }) => {
+                "correct the file and try it with: start-worker check FILE"
+            }
+            Self::Provider(ProviderError::Field { .. }) => {
+                "the worker pool's launch configuration puts this there: compare it with worker-manager's documentation"
+            }
+            Self::Provider(_) => {
+                "is providerType right for this machine, and may it reach its metadata service (no firewall, IMDS enabled)?"
+            }
+            Self::Reclaimed(_) => "nothing is wrong here; another machine will be started in its place",
+            Self::Client(_) => "the system's TLS certificates or proxy variables cannot be used",
+            Self::Registration { source, .. } => registration_hint(source),
+            Self::Expired { .. } => "the machine is retired now; its worker pool starts another one",
+            Self::Secrets(SecretsError::Refused { .. }) => {
+                "the worker pool's role needs secrets:get:worker-pool:<workerPoolId>, or set getSecrets: false"
+            }
+            Self::Secrets(SecretsError::Form(_)) | Self::Configuration(_) => {
+                "try the definition offline: start-worker show-config runner.yml --registration FILE --secret FILE"
+            }
+            Self::Files(_) => {
+                "correct `files` in the worker pool's definition or its secret; nothing was left half written"
+            }
+            Self::Preflight(_) => "install the worker there, or correct `worker` in the runner config",
+            Self::Start(_) => "see the cause above; start-worker check FILE looks at the same things",
+            Self::Supervision | Self::System(_) => "please report this with the log above",
+        }
+    }
+
+    /// The error with its causes and its hint, in lines.
+    pub fn report(&self) -> String {
+        let mut text = format!("failed while {self}");
+        for cause in causes(self) {
+            // A cause that says nothing new is left out.
+            if !text.contains(&cause) {
+                let _ = write!(text, "\n  because: {cause}");
+            }
+        }
+        let _ = write!(text, "\n  hint: {}", self.hint());
+        text
+    }
+}
+
+fn registration_hint(error: &RegistrationError) -> &'static str {
+    let RegistrationError::Refused(error) = error else {
+        return "the machine's metadata service stopped answering";
+    };
+    match error.status() {
+        None => {
+            "may this machine reach the root URL, directly or through HTTPS_PROXY, and does it trust its certificate?"
+        }
+        Some(_) if is_registered(error) => {
+            "a cloud machine registers once in its life: with cacheOverRestarts it goes on after a reboot"
+        }
+        Some(400 | 401 | 403 | 404) => {
+            "compare workerPoolID, providerID, workerGroup, workerID and the proof with worker-manager's record of this worker"
+        }
+        Some(_) => "worker-manager had no answer for a long time: is it up?",
+    }
+}
+
+fn is_registered(error: &ApiError) -> bool {
+    error.is_already_registered()
+}
+
+fn also(cache: Option<&CacheProblem>) -> String {
+    cache.map(|problem| format!(" (anew, for {problem})")).unwrap_or_default()
+}
+
+fn causes(error: &dyn Error) -> Vec<String> {
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
+    }
+    causes
+}
+
+/// An error with its causes, in one line.
+pub struct Chain<'a>(pub &'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        causes(self.0).iter().try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Stage;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_code_of_ours_is_anybody_elses_and_none_stands_twice() {
+        let codes: HashSet<u8> = Stage::ALL.iter().map(|stage| stage.exit_code()).collect();
+        assert_eq!(codes.len(), Stage::ALL.len());
+        for code in codes {
+            assert!(code > 2 && !(64..=84).contains(&code) && code != 101 && code < 126, "{code}");
+        }
+    }
+
+    #[test]
+    fn the_readme_has_every_code() {
+        let readme = include_str!("../README.md");
+        for stage in Stage::ALL {
+            let row = format!("| {} | {} |", stage.exit_code(), stage.meaning());
+            assert!(readme.contains(&row), "README.md lacks the row `{row}`");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Unpacking a zip archive into a new folder: no entry leaves it, and no archive fills the disk.
+//!
+//! The folder is new and ours, its names are checked before anything is written, and links are made last and then
+//! resolved by the operating system: so nothing is ever written through a link.
+
+use crate::platform;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Cursor, Read};
+use std::path::{Component, Path, PathBuf};
+use zip::ZipArchive;
+use zip::read::ZipFile;
+
+/// An archive of more entries is refused.
+pub const MAX_ENTRIES: usize = 100_000;
+
+/// An archive that unpacks to more bytes is refused.
+pub const MAX_UNPACKED: u64 = 4 * 1024 * 1024 * 1024;
+
+/// A link's target is at most this long, in bytes.
+const MAX_LINK: u64 = 4096;
+
+/// The folders of an archive, outermost first, with their modes.
+pub type FolderModes = Vec<(PathBuf, u32)>;
+
+/// The file type bits of a Unix mode, and their value for a link.
+const TYPE_BITS: u32 = 0o170_000;
+const TYPE_LINK: u32 = 0o120_000;
+
+/// Unpacks an archive into `folder`, which must not exist. `mode` is for entries that name none.
+///
+/// # Errors
+/// What is wrong, with the entry's name. The caller takes away what was written.
+pub fn unpack(content: &[u8], folder: &Path, mode: u32) -> Result<FolderModes, String> {
+    let mut archive =
+        ZipArchive::new(Cursor::new(content)).map_err(|error| format!("it is no zip archive: {error}"))?;
+    let Plan { entries, links } = plan(&mut archive)?;
+    fs::create_dir(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    let mut budget = MAX_UNPACKED;
+    let mut folders = FolderModes::new();
+    for (index, path, kind) in entries {
+        let mut entry = archive.by_index(index).map_err(|error| unreadable(&path, &error))?;
+        let target = folder.join(&path);
+        let failed = |error: io::Error| format!("its entry {}: {error}", path.display());
+        match kind {
+            Kind::Folder => {
+                fs::create_dir_all(&target).map_err(failed)?;
+                if let Some(mode) = entry.unix_mode() {
+                    folders.push((path, mode & 0o7777));
+                }
+            }
+            Kind::File => {
+                fs::create_dir_all(platform::folder_of(&target)).map_err(failed)?;
+                budget -= copy(&mut entry, &target, budget).map_err(failed)?;
+                let mode = entry.unix_mode().map_or(mode, |mode| mode & 0o7777);
+                platform::set_mode(&target, mode).map_err(failed)?;
+            }
+            Kind::Link => {}
+        }
+    }
+    make_links(folder, &links)?;
+    folders.sort_by_key(|(path, _)| path.components().count());
+    Ok(folders)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Folder,
+    File,
+    Link,
+}
+
+/// What an archive holds.
+struct Plan {
+    entries: Vec<(usize, PathBuf, Kind)>,
+    /// The links, with their targets.
+    links: Vec<(PathBuf, String)>,
+}
+
+/// Looks at every entry's name, kind and claimed size, and at every link's target, before anything is written.
+fn plan(archive: &mut ZipArchive<Cursor<&[u8]>>) -> Result<Plan, String> {
+    if archive.len() > MAX_ENTRIES {
+        return Err(format!("it has {} entries, more than {MAX_ENTRIES}", archive.len()));
+    }
+    let mut entries = Vec::with_capacity(archive.len());
+    let mut link_paths = HashSet::new();
+    let mut seen = HashSet::new();
+    let mut claimed: u64 = 0;
+    for index in 0..archive.len() {
+        let entry = archive.by_index_raw(index).map_err(|error| format!("its entry number {index}: {error}"))?;
+        let name = entry.name().map_err(|error| format!("its entry number {index}: {error}"))?.into_owned();
+        let path = inside(&name).ok_or_else(|| format!("its entry {name:?} would leave the folder"))?;
+        if entry.encrypted() {
+            return Err(format!("its entry {name:?} is encrypted"));
+        }
+        let kind = match entry.unix_mode() {
+            Some(mode) if mode & TYPE_BITS == TYPE_LINK => Kind::Link,
+            _ if entry.is_dir() || name.ends_with(['/', '\\']) => Kind::Folder,
+            Some(_) | None => Kind::File,
+        };
+        claimed = claimed.saturating_add(entry.size());
+        if claimed > MAX_UNPACKED {
+            return Err(too_large());
+        }
+        if kind != Kind::Folder && !seen.insert(path.clone()) {
+            return Err(format!("its entry {name:?} stands there twice"));
+        }
+        if kind == Kind::Link {
+            link_paths.insert(path.clone());
+        }
+        entries.push((index, path, kind));
+    }
+    let mut links = Vec::new();
+    for (index, path, kind) in &entries {
+        if path.ancestors().skip(1).any(|ancestor| link_paths.contains(ancestor)) {
+            return Err(format!("its entry {} lies behind a link", path.display()));
+        }
+        if *kind == Kind::Link {
+            let target =
+                link_target(archive, *index).map_err(|error| format!("its link {}: {error}", path.display()))?;
+            if !stays_inside(path, &target) {
+                return Err(format!("its link {} leads out of the folder", path.display()));
+            }
+            links.push((path.clone(), target));
+        }
+    }
+    Ok(Plan { entries, links })
+}
+
+/// A link's content is its target.
+fn link_target(archive: &mut ZipArchive<Cursor<&[u8]>>, index: usize) -> io::Result<String> {
+    let mut target = String::new();
+    archive.by_index(index)?.take(MAX_LINK).read_to_string(&mut target)?;
+    Ok(target)
+}
+
+/// The path that an entry's name means within the folder, with the separators of either system; `None` where it
+/// would leave it.
+fn inside(name: &str) -> Option<PathBuf> {
+    let name = name.replace('\\', "/");
+    let drive = name.as_bytes().get(1) == Some(&b':') && name.as_bytes()[0].is_ascii_alphabetic();
+    if name.is_empty() || name.starts_with('/') || drive || name.contains('\0') || (cfg!(windows) && name.contains(':'))
+    {
+        return None;
+    }
+    let parts = name.split('/').filter(|part| !part.is_empty() && *part != ".");
+    let mut path = PathBuf::new();
+    for part in parts {
+        if part == ".." {
+            return None;
+        }
+        path.push(part);
+    }
+    Some(path)
+}
+
+fn copy(entry: &mut ZipFile<'_, Cursor<&[u8]>>, target: &Path, budget: u64) -> io::Result<u64> {
+    // Private until it has its mode: the archive may be a secret's.
+    let mut file: File = platform::create_private(target)?;
+    let copied = io::copy(&mut entry.take(budget.saturating_add(1)), &mut file)?;
+    if copied > budget { Err(io::Error::other(too_large())) } else { Ok(copied) }
+}
+
+/// Makes the links. None climbs out as it is written; here none may lead out as the operating system resolves it.
+fn make_links(folder: &Path, links: &[(PathBuf, String)]) -> Result<(), String> {
+    for (path, target) in links {
+        let link = folder.join(path);
+        let made = fs::create_dir_all(platform::folder_of(&link)).and_then(|()| make_link(target, &link));
+        made.map_err(|error| format!("its link {}: {error}", path.display()))?;
+    }
+    let root = fs::canonicalize(folder).map_err(|error| format!("cannot resolve {}: {error}", folder.display()))?;
+    for (path, _) in links {
+        match fs::canonicalize(folder.join(path)) {
+            Ok(resolved) if resolved.starts_with(&root) => {}
+            Ok(_) => return Err(format!("its link {} leads out of the folder", path.display())),
+            Err(error) => return Err(format!("its link {} leads nowhere: {error}", path.display())),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a link's target, read as text, stays in the folder.
+fn stays_inside(link: &Path, target: &str) -> bool {
+    let mut depth = link.components().count().saturating_sub(1);
+    let target = target.replace('\\', "/");
+    if target.as_bytes().get(1) == Some(&b':') {
+        return false;
+    }
+    for part in Path::new(&target).components() {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::CurDir => {}
+            Component::ParentDir if depth > 0 => depth -= 1,
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return false,
+        }
+    }
+    true
+}
+
+#[cfg(unix)]
+fn make_link(target: &str, link: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+#[cfg(not(unix))]
+fn make_link(_target: &str, _link: &Path) -> io::Result<()> {
+    Err(io::Error::other("links in archives are made on Unix only"))
+}
+
+fn unreadable(path: &Path, error: &zip::result::ZipError) -> String {
+    format!("its entry {}: {error}", path.display())
+}
+
+fn too_large() -> String {
+    format!("it unpacks to more than {} GiB", MAX_UNPACKED / 1024 / 1024 / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{inside, stays_inside};
+    use std::path::{Path, PathBuf};
+
+    #[test]
+    fn names_that_leave_the_folder_are_none() {
+        for name in ["/a", "\\a", "..", "a/../b", "a\\..\\..\\b", "C:\\a", "c:a", "a\0b", "", "//host/share"] {
+            assert_eq!(inside(name), None, "{name:?}");
+        }
+        for (name, path) in [("a/b", "a/b"), ("a\\b", "a/b"), ("./a//b/", "a/b"), ("a..b/...", "a..b/..."), ("./", "")]
+        {
+            assert_eq!(inside(name), Some(PathBuf::from(path)), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn link_targets_are_read_from_where_the_link_is() {
+        assert!(stays_inside(Path::new("a/b"), "../c"));
+        assert!(!stays_inside(Path::new("a/b"), "../../c"));
+        assert!(!stays_inside(Path::new("a/b"), "c/../../../d"));
+        assert!(!stays_inside(Path::new("a"), "/etc/passwd"));
+    }
+}

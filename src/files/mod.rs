@@ -1,0 +1,235 @@
+//! Files that the worker pool or a secret puts on the machine: all of them or none.
+//!
+//! Everything is decoded, verified and staged beside its target first; only then is anything moved into place.
+//! What is already there and not ours stays.
+
+mod archive;
+mod stage;
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+pub use stage::{place, sync};
+
+/// Padding may be there or not.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The mode of a file that came from a secret, and of any other, where it doesn't say. The Go program writes
+/// 0777 less the umask, so scripts shipped this way run.
+const SECRET_MODE: u32 = 0o600;
+const MODE: u32 = 0o755;
+
+/// One file, or one archive of files.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct FileSpec {
+    /// What it is for.
+    pub description: String,
+    /// Where it goes; for an archive the folder that it is unpacked into.
+    pub path: PathBuf,
+    /// Its content, base64.
+    content: String,
+    /// What the content is.
+    format: Format,
+    /// Its permission bits, where they were given.
+    mode: Option<u32>,
+    /// The user it belongs to, by name or number.
+    owner: Option<String>,
+    /// The group it belongs to, by name or number.
+    group: Option<String>,
+    /// What the content's SHA-256 must be, in lower-case hexadecimal.
+    sha256: Option<String>,
+    /// Whether it came from a secret.
+    secret: bool,
+}
+
+/// What a file's content is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    File,
+    Zip,
+}
+
+/// Without the content.
+impl fmt::Debug for FileSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileSpec({self})")
+    }
+}
+
+/// For messages: `"the worker's licence" (/etc/licence)`.
+impl fmt::Display for FileSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} ({})", self.description, self.path.display())
+    }
+}
+
+/// The files can't be used or can't be written.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// `files` or an element of it is not as documented.
+    #[error("files[{index}]: {problem}")]
+    Spec {
+        /// Which element, from 0.
+        index: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// `files` is no list.
+    #[error("it must be a list")]
+    NoList,
+    /// A file can't be decoded.
+    #[error("the file {file}: {problem}")]
+    Content {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file can't be written.
+    #[error("the file {file}: cannot {action} {}", path.display())]
+    Write {
+        /// The file.
+        file: String,
+        /// What could not be done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl FileSpec {
+    /// Reads a list of files. `secret` says that it came from a secret.
+    ///
+    /// # Errors
+    /// What is wrong with the first file that is wrong; names keys, never values.
+    pub fn read_list(list: Value, secret: bool) -> Result<Vec<Self>, FilesError> {
+        let Value::Array(elements) = list else { return Err(FilesError::NoList) };
+        let read =
+            |(index, element)| Self::read(element, secret).map_err(|problem| FilesError::Spec { index, problem });
+        elements.into_iter().enumerate().map(read).collect()
+    }
+
+    fn read(element: Value, secret: bool) -> Result<Self, String> {
+        let Value::Object(mut members) = element else { return Err("it must be an object".into()) };
+        let mut text = |key: &str| match members.remove(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(format!("`{key}` must be a string")),
+        };
+        let missing = |key: &str| format!("`{key}` is missing");
+        let path = text("path")?.filter(|path| !path.is_empty()).ok_or_else(|| missing("path"))?;
+        let description = text("description")?.unwrap_or_default();
+        let content = text("content")?.ok_or_else(|| missing("content"))?;
+        match text("encoding")?.as_deref() {
+            Some("base64") => {}
+            Some(_) => return Err("`encoding` must be `base64`".into()),
+            None => return Err(missing("encoding")),
+        }
+        let format = match text("format")?.as_deref() {
+            Some("file") => Format::File,
+            Some("zip") => Format::Zip,
+            Some(_) => return Err("`format` must be `file` or `zip`".into()),
+            None => return Err(missing("format")),
+        };
+        let mode = text("mode")?.map(|mode| parse_mode(&mode)).transpose()?;
+        let (owner, group) = (text("owner")?, text("group")?);
+        let sha256 = text("sha256")?.map(|hash| hash.to_ascii_lowercase());
+        if sha256.as_ref().is_some_and(|hash| hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            return Err("`sha256` must be 64 hexadecimal digits".into());
+        }
+        Ok(Self { description, path: path.into(), content, format, mode, owner, group, sha256, secret })
+    }
+
+    /// The permission bits that a plain file gets, and an archive's entry that names none.
+    fn mode(&self) -> u32 {
+        self.mode.unwrap_or(if self.secret { SECRET_MODE } else { MODE })
+    }
+
+    /// The decoded content, verified.
+    fn decode(&self) -> Result<Vec<u8>, FilesError> {
+        let wrong = |problem: String| FilesError::Content { file: self.to_string(), problem };
+        let text: Cow<'_, [u8]> = if self.content.bytes().any(|byte| byte.is_ascii_whitespace()) {
+            self.content.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect()
+        } else {
+            self.content.as_bytes().into()
+        };
+        // base64's own errors name the offending byte, which is part of the content.
+        let content = BASE64.decode(&*text).map_err(|_| wrong("its content is no base64".into()))?;
+        if let Some(expected) = &self.sha256 {
+            let actual: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+            if actual != *expected {
+                return Err(wrong(format!("its SHA-256 is {actual}, not {expected}")));
+            }
+        }
+        Ok(content)
+    }
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) if mode <= 0o7777 && !digits.starts_with('+') => Ok(mode),
+        Ok(_) | Err(_) => Err("`mode` must be octal permission bits such as \"0644\"".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn spec(change: &Value) -> Result<Vec<FileSpec>, FilesError> {
+        let mut file =
+            json!({"description": "d", "path": "/p", "content": "aGk=", "encoding": "base64", "format": "file"});
+        file.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        FileSpec::read_list(json!([file]), false)
+    }
+
+    #[test]
+    fn mistakes_name_the_key_and_never_the_value() {
+        let table = [
+            (json!({"path": ""}), "files[0]: `path` is missing"),
+            (json!({"content": ["canary"]}), "files[0]: `content` must be a string"),
+            (json!({"encoding": "canary"}), "files[0]: `encoding` must be `base64`"),
+            (json!({"format": "canary"}), "files[0]: `format` must be `file` or `zip`"),
+            (json!({"mode": "rwx"}), "files[0]: `mode` must be octal permission bits such as \"0644\""),
+            (json!({"mode": "17777"}), "files[0]: `mode` must be octal permission bits such as \"0644\""),
+            (json!({"sha256": "canary"}), "files[0]: `sha256` must be 64 hexadecimal digits"),
+        ];
+        for (change, expected) in table {
+            assert_eq!(spec(&change).unwrap_err().to_string(), expected);
+        }
+        assert_eq!(FileSpec::read_list(json!({}), false).unwrap_err().to_string(), "it must be a list");
+    }
+
+    #[test]
+    fn base64_may_have_line_breaks_and_lack_padding() {
+        for content in ["aGk=", "aG\nk=", "aG\r\nk", " aGk "] {
+            assert_eq!(spec(&json!({"content": content})).unwrap()[0].decode().unwrap(), b"hi");
+        }
+        let error = spec(&json!({"content": "canary!"})).unwrap()[0].decode().unwrap_err();
+        assert_eq!(error.to_string(), "the file \"d\" (/p): its content is no base64");
+    }
+
+    #[test]
+    fn a_wrong_hash_is_refused() {
+        let hash = "8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4";
+        assert!(spec(&json!({"sha256": hash.to_uppercase()})).unwrap()[0].decode().is_ok());
+        assert!(spec(&json!({"sha256": "0".repeat(64)})).unwrap()[0].decode().is_err());
+    }
+}

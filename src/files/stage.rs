@@ -1,0 +1,187 @@
+//! Staging files beside their targets and moving them into place.
+
+use super::archive::{self, FolderModes};
+use super::{FileSpec, FilesError, Format};
+use crate::platform;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Something that is ready to be moved into place. Dropped before that, it takes its temporary files with it.
+struct Staged<'f> {
+    spec: &'f FileSpec,
+    from: PathBuf,
+    to: PathBuf,
+    /// The modes of an archive's folders, given to them last: a folder may be one that nobody may write to.
+    folders: FolderModes,
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        discard(&self.from);
+    }
+}
+
+/// Writes all of these files, or none of them.
+///
+/// # Errors
+/// Names the file. Up to the first move nothing has changed but for folders that were missing.
+pub fn place(files: &[FileSpec]) -> Result<(), FilesError> {
+    let staged = files.iter().enumerate().map(|(index, spec)| stage(index, spec)).collect::<Result<Vec<_>, _>>()?;
+    for item in &staged {
+        refuse_conflict(&item.from, &item.to).map_err(|(path, source)| item.error("replace", path, source))?;
+    }
+    for item in &staged {
+        move_in(&item.from, &item.to).map_err(|(path, source)| item.error("move into place", path, source))?;
+        item.give_folders_their_modes()?;
+        tracing::info!("wrote the file {}", item.spec);
+    }
+    Ok(())
+}
+
+/// Makes what [`place`] wrote last over a power cut: once for each filesystem, not once for each file.
+pub fn sync(files: &[FileSpec]) {
+    let mut done = Vec::new();
+    for spec in files {
+        let folder = platform::folder_of(&spec.path);
+        let device = fs::metadata(folder).ok().map(|metadata| device_of(&metadata));
+        if device.is_none() || !done.contains(&device) {
+            done.push(device);
+            if let Err(error) = platform::sync_filesystem(folder) {
+                tracing::warn!("cannot sync the filesystem of {}: {error}", folder.display());
+            }
+        }
+    }
+}
+
+impl Staged<'_> {
+    fn error(&self, action: &'static str, path: PathBuf, source: io::Error) -> FilesError {
+        FilesError::Write { file: self.spec.to_string(), action, path, source }
+    }
+
+    fn give_folders_their_modes(&self) -> Result<(), FilesError> {
+        for (folder, mode) in self.folders.iter().rev() {
+            let path = self.to.join(folder);
+            platform::set_mode(&path, *mode).map_err(|source| self.error("set the mode of", path, source))?;
+        }
+        Ok(())
+    }
+}
+
+fn stage(index: usize, spec: &FileSpec) -> Result<Staged<'_>, FilesError> {
+    let fail = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| FilesError::Write { file: spec.to_string(), action, path, source }
+    };
+    let content = spec.decode()?;
+    // A target that is a link to a folder means that folder.
+    let to = match spec.format {
+        Format::Zip if spec.path.is_dir() => fs::canonicalize(&spec.path).map_err(fail("resolve", &spec.path))?,
+        Format::Zip | Format::File => spec.path.clone(),
+    };
+    if to.file_name().is_none() {
+        return Err(FilesError::Content { file: spec.to_string(), problem: "its path names no file".into() });
+    }
+    let folder = platform::folder_of(&to);
+    fs::create_dir_all(folder).map_err(fail("make the folder", folder))?;
+    let from = folder.join(format!(".start-worker-{index}.new"));
+    discard(&from);
+    let mut staged = Staged { spec, from, to, folders: FolderModes::new() };
+    match spec.format {
+        Format::File => write_file(&staged.from, &content, spec).map_err(fail("write", &spec.path))?,
+        Format::Zip => {
+            let wrong = |problem| FilesError::Content { file: spec.to_string(), problem };
+            staged.folders = archive::unpack(&content, &staged.from, spec.mode()).map_err(wrong)?;
+            if spec.owner.is_some() || spec.group.is_some() {
+                chown_all(&staged.from, spec).map_err(fail("change the owner of", &spec.path))?;
+            }
+        }
+    }
+    Ok(staged)
+}
+
+fn write_file(path: &Path, content: &[u8], spec: &FileSpec) -> io::Result<()> {
+    let mut file: File = platform::create_private(path)?;
+    file.write_all(content)?;
+    drop(file);
+    if spec.owner.is_some() || spec.group.is_some() {
+        platform::chown(path, spec.owner.as_deref(), spec.group.as_deref())?;
+    }
+    // After the owner: changing that takes the set-user-id bit away.
+    platform::set_mode(path, spec.mode())
+}
+
+fn chown_all(path: &Path, spec: &FileSpec) -> io::Result<()> {
+    platform::chown(path, spec.owner.as_deref(), spec.group.as_deref())?;
+    if fs::symlink_metadata(path)?.is_dir() {
+        for entry in fs::read_dir(path)? {
+            chown_all(&entry?.path(), spec)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where moving would put a folder over something else, or something else over a folder, nothing is moved.
+fn refuse_conflict(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
+    let failed = |error| (to.to_owned(), error);
+    let Some(there) = look(to).map_err(failed)? else { return Ok(()) };
+    let ours = fs::symlink_metadata(from).map_err(failed)?;
+    match (ours.is_dir(), there.is_dir()) {
+        (true, true) => {
+            for entry in fs::read_dir(from).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                refuse_conflict(&entry.path(), &to.join(entry.file_name()))?;
+            }
+            Ok(())
+        }
+        (false, false) => Ok(()),
+        (true, false) => Err(failed(io::Error::other("a folder is to be there, and something else is"))),
+        (false, true) => Err(failed(io::Error::other("it is a folder"))),
+    }
+}
+
+fn move_in(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
+    let failed = |error| (to.to_owned(), error);
+    let there = look(to).map_err(failed)?;
+    let both_folders = there.is_some_and(|there| there.is_dir()) && from.is_dir();
+    if !both_folders {
+        return fs::rename(from, to).map_err(failed);
+    }
+    for entry in fs::read_dir(from).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        move_in(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    fs::remove_dir(from).map_err(failed)
+}
+
+/// What is there, not following a link.
+fn look(path: &Path) -> io::Result<Option<Metadata>> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes a temporary file or folder away, whichever it is, if it is there.
+fn discard(path: &Path) {
+    let result = match look(path) {
+        Ok(Some(metadata)) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(Some(_)) => fs::remove_file(path),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = result {
+        tracing::warn!("cannot take {} away: {error}", path.display());
+    }
+}
+
+#[cfg(unix)]
+fn device_of(metadata: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::dev(metadata)
+}
+
+#[cfg(not(unix))]
+fn device_of(_: &Metadata) -> u64 {
+    0
+}

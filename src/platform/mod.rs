@@ -1,0 +1,62 @@
+//! What differs between operating systems and what is read from the environment, behind one set of names.
+//! Starting and ending processes is `driver::process`'s part of the same.
+
+#[cfg(unix)]
+mod unix;
+#[cfg(unix)]
+use unix as system;
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as system;
+
+pub use system::{
+    access, become_subreaper, chown, create_private, looseness, make_private, open_regular_file, prefer_to_survive,
+    set_mode, shutdown_command, sync_filesystem, sync_folder, system_boot_time,
+};
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// A file that others than its owner may read or change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Looseness {
+    /// Whether it is ours to change that.
+    pub ours: bool,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+/// What [`access`] asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To execute a file.
+    Execute,
+    /// To make and replace files in a folder.
+    Write,
+}
+
+/// The value of `START_WORKER_LOG`.
+pub fn log_level_from_environment() -> Option<String> {
+    env::var("START_WORKER_LOG").ok().filter(|value| !value.is_empty())
+}
+
+/// A program in a folder of `PATH`, or in the folders where such programs usually are.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    env::split_paths(&path)
+        .filter(|folder| folder.is_absolute())
+        .chain(usual)
+        .map(|folder| folder.join(name))
+        .find(|file| access(file, Access::Execute).is_ok())
+}
+
+/// The folder that a path's last part is in; the working folder for a bare name.
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+        None => Path::new("."),
+    }
+}

@@ -1,0 +1,156 @@
+//! Linux and its relatives.
+
+use super::{Access, Looseness, find_program, folder_of};
+use jiff::{SignedDuration, Timestamp};
+use nix::fcntl::OFlag;
+use nix::unistd::{AccessFlags, Gid, Group, Uid, User};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Opens a regular file for reading: no link, no pipe, no device.
+///
+/// # Errors
+/// What opening answers, or that the file is of another kind.
+pub fn open_regular_file(path: &Path) -> io::Result<File> {
+    if fs::symlink_metadata(path)?.file_type().is_symlink() {
+        return Err(io::Error::other("it is a symbolic link: name the file itself"));
+    }
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
+}
+
+/// Whether others than its owner may read or change the file.
+///
+/// # Errors
+/// What asking for it answers.
+pub fn looseness(file: &File) -> io::Result<Option<Looseness>> {
+    let metadata = file.metadata()?;
+    let mode = metadata.mode() & 0o7777;
+    let ours = metadata.uid() == Uid::effective().as_raw();
+    Ok((mode & 0o077 != 0).then_some(Looseness { ours, mode }))
+}
+
+/// Takes the file away from everybody but its owner.
+///
+/// # Errors
+/// What changing the mode answers.
+pub fn make_private(file: &File) -> io::Result<()> {
+    file.set_permissions(Permissions::from_mode(0o600))
+}
+
+/// Makes a file that only its owner may read, from its first byte on. It must not exist.
+///
+/// # Errors
+/// What opening answers.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Gives a file these permission bits, whatever the umask.
+///
+/// # Errors
+/// What changing them answers.
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Gives a file or folder to a user and a group, each by name or number.
+///
+/// # Errors
+/// Where there is no such user or group, or it may not be given to them.
+pub fn chown(path: &Path, owner: Option<&str>, group: Option<&str>) -> io::Result<()> {
+    let unknown = |what: &str, name: &str| io::Error::other(format!("there is no {what} `{name}` on this machine"));
+    let uid = owner.map(|name| match name.parse() {
+        Ok(number) => Ok(Uid::from_raw(number)),
+        Err(_) => User::from_name(name)?.map(|user| user.uid).ok_or_else(|| unknown("user", name)),
+    });
+    let gid = group.map(|name| match name.parse() {
+        Ok(number) => Ok(Gid::from_raw(number)),
+        Err(_) => Group::from_name(name)?.map(|group| group.gid).ok_or_else(|| unknown("group", name)),
+    });
+    let (uid, gid) = (uid.transpose()?, gid.transpose()?);
+    std::os::unix::fs::lchown(path, uid.map(Uid::as_raw), gid.map(Gid::as_raw))
+}
+
+/// Whether this may be done to a path, without doing it.
+///
+/// # Errors
+/// Why not.
+pub fn access(path: &Path, access: Access) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    let flags = match access {
+        Access::Execute if !metadata.is_file() => return Err(io::Error::other("it is no file")),
+        Access::Execute => AccessFlags::X_OK,
+        Access::Write if !metadata.is_dir() => return Err(io::Error::other("it is no folder")),
+        Access::Write => AccessFlags::W_OK | AccessFlags::X_OK,
+    };
+    Ok(nix::unistd::access(path, flags)?)
+}
+
+/// Makes a rename in a folder last over a power cut.
+///
+/// # Errors
+/// What opening or syncing the folder answers.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// Makes everything written to the filesystem of this path last over a power cut.
+///
+/// # Errors
+/// What opening or syncing answers.
+pub fn sync_filesystem(path: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    nix::unistd::syncfs(File::open(path)?)?;
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = path;
+        nix::unistd::sync();
+    }
+    Ok(())
+}
+
+/// When the operating system came up.
+pub fn system_boot_time() -> Option<Timestamp> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = nix::time::ClockId::CLOCK_BOOTTIME;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let clock = nix::time::ClockId::CLOCK_MONOTONIC;
+    let up = nix::time::clock_gettime(clock).ok()?;
+    Timestamp::now().checked_sub(SignedDuration::new(up.tv_sec(), i32::try_from(up.tv_nsec()).ok()?)).ok()
+}
+
+/// Makes descendants whose parents end our children, so that none is lost. Linux only; harmless elsewhere.
+pub fn become_subreaper() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
+        tracing::debug!("cannot become a child subreaper: {error}");
+    }
+}
+
+/// Asks the kernel to end any other process first when memory runs out, where that is permitted. The answer is
+/// what the worker must be set back to.
+pub fn prefer_to_survive() -> Option<String> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let before = fs::read_to_string(FILE).ok()?;
+    match fs::write(FILE, "-1000") {
+        Ok(()) => Some(before.trim().to_owned()),
+        Err(error) => {
+            tracing::debug!("cannot set {FILE}: {error}");
+            None
+        }
+    }
+}
+
+/// The command that shuts this host down.
+pub fn shutdown_command() -> io::Result<Command> {
+    let program: PathBuf = find_program("shutdown")
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no `shutdown` on PATH"))?;
+    let mut command = Command::new(program);
+    command.args(["-h", "now"]);
+    Ok(command)
+}

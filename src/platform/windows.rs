@@ -1,0 +1,86 @@
+//! Windows. Who may read a file is not decided here yet: files get what their folder gives them.
+
+use super::{Access, Looseness};
+use jiff::{SignedDuration, Timestamp};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Opens a regular file for reading.
+pub fn open_regular_file(path: &Path) -> io::Result<File> {
+    if path.symlink_metadata()?.file_type().is_symlink() {
+        return Err(io::Error::other("it is a symbolic link: name the file itself"));
+    }
+    let file = File::open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
+}
+
+/// Whether others than its owner may read or change the file: not looked at here.
+pub fn looseness(_file: &File) -> io::Result<Option<Looseness>> {
+    Ok(None)
+}
+
+/// Takes the file away from everybody but its owner: the folder's access list decides here.
+pub fn make_private(_file: &File) -> io::Result<()> {
+    Ok(())
+}
+
+/// Makes a file that must not exist.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+/// Unix permission bits mean nothing here.
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    tracing::debug!("mode {mode:o} of {} means nothing on Windows", path.display());
+    Ok(())
+}
+
+/// Gives a file to a user: not done here.
+pub fn chown(_path: &Path, _owner: Option<&str>, _group: Option<&str>) -> io::Result<()> {
+    Err(io::Error::other("owners cannot be set on Windows"))
+}
+
+/// Whether this may be done to a path, without doing it.
+pub fn access(path: &Path, access: Access) -> io::Result<()> {
+    let metadata = path.metadata()?;
+    match access {
+        Access::Execute if !metadata.is_file() => Err(io::Error::other("it is no file")),
+        Access::Write if !metadata.is_dir() => Err(io::Error::other("it is no folder")),
+        Access::Execute | Access::Write => Ok(()),
+    }
+}
+
+/// Renames last by themselves here as far as the filesystem keeps its journal.
+pub fn sync_folder(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// There is no call for a whole filesystem without administrator's rights.
+pub fn sync_filesystem(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// When the operating system came up.
+pub fn system_boot_time() -> Option<Timestamp> {
+    // SAFETY: takes no argument and only reads a counter.
+    let up = unsafe { windows_sys::Win32::System::SystemInformation::GetTickCount64() };
+    Timestamp::now().checked_sub(SignedDuration::from_millis(i64::try_from(up).ok()?)).ok()
+}
+
+/// Job objects do this on Windows.
+pub fn become_subreaper() {}
+
+/// There is nothing to ask for on Windows.
+pub fn prefer_to_survive() -> Option<String> {
+    None
+}
+
+/// The command that shuts this host down.
+pub fn shutdown_command() -> io::Result<Command> {
+    let root = std::env::var_os("SystemRoot").unwrap_or_else(|| r"C:\Windows".into());
+    let mut command = Command::new(PathBuf::from(root).join(r"System32\shutdown.exe"));
+    command.args(["/s", "/t", "0", "/f"]);
+    Ok(command)
+}

@@ -1,0 +1,74 @@
+//! Whether this machine is fit for what its runner config asks: the worker's program, the folders that are written
+//! to. Changes nothing.
+
+use crate::driver::{Driver, DriverError};
+use crate::platform::{self, Access};
+use crate::runner_config::{Loaded, Position, Problem, RunnerConfig, Severity, WorkerConfig};
+use std::io;
+use std::path::Path;
+
+/// Looks at the worker before the machine registers. On a cloud a worker that isn't there is no error yet: one of the
+/// worker pool's files may bring it, and a cloud machine that stops before it has registered can neither report nor
+/// be removed. Nor is it one while files of a kept run are still to be written.
+///
+/// # Errors
+/// Why the worker can't be started.
+pub fn before_registration(driver: &dyn Driver, is_cloud: bool, files_may_bring_it: bool) -> Result<(), DriverError> {
+    match driver.preflight() {
+        Err(error) if is_cloud || files_may_bring_it => {
+            tracing::warn!("{}; going on, for the worker pool's files may bring it", crate::error::Chain(&error));
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// Everything that `check` finds on this machine, each with its key's place in the file.
+pub fn problems(loaded: &Loaded, config: &RunnerConfig, driver: &dyn Driver) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if let Err(error) = driver.preflight() {
+        let severity = if config.provider.is_cloud() { Severity::Warning } else { Severity::Error };
+        let key = match &config.worker {
+            WorkerConfig::GenericWorker { .. } | WorkerConfig::DockerWorker { .. } => ["worker", "path"],
+            WorkerConfig::Dummy => ["worker", "implementation"],
+        };
+        let mut problem = at(loaded, &key).note(crate::error::Chain(&error).to_string());
+        problem.severity = severity;
+        problems.push(problem);
+    }
+    let config_path = match &config.worker {
+        WorkerConfig::GenericWorker { config_path, .. } | WorkerConfig::DockerWorker { config_path, .. } => {
+            Some((["worker", "configPath"].as_slice(), config_path))
+        }
+        WorkerConfig::Dummy => None,
+    };
+    let cache = config.cache_over_restarts.as_ref().map(|path| (["cacheOverRestarts"].as_slice(), path));
+    for (keys, path) in config_path.into_iter().chain(cache) {
+        if let Err(error) = can_be_written(path) {
+            problems.push(at(loaded, keys).note(format!("{} cannot be written: {error}", path.display())));
+        }
+    }
+    problems
+}
+
+fn at(loaded: &Loaded, keys: &[&str]) -> Problem {
+    let position = loaded.position_of(keys).unwrap_or(Position { line: 1, column: 1 });
+    Problem::error(position, keys.join("."))
+}
+
+/// Whether a file could be made or replaced: its folder is there and writable, or could be made.
+fn can_be_written(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::Error::other("it is a folder"));
+    }
+    let mut folder = platform::folder_of(path);
+    loop {
+        match platform::access(folder, Access::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && folder != platform::folder_of(folder) => {
+                folder = platform::folder_of(folder);
+            }
+            Ok(()) => return Ok(()),
+            Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", folder.display()))),
+        }
+    }
+}

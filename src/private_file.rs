@@ -1,0 +1,54 @@
+//! Files that hold secrets: private from their first byte, and there as a whole or not at all.
+
+use crate::platform;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Whether a file must be there after a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It must: the file and its name are synced.
+    Durable,
+    /// It is written again at every boot.
+    Fleeting,
+}
+
+/// Writes a file whole: to a temporary name beside it, then renamed. Its folder is made where it is missing.
+///
+/// # Errors
+/// What the filesystem answers. The old file is still there then, and the temporary one is not.
+pub fn write(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+    fs::create_dir_all(platform::folder_of(path))?;
+    let temporary = temporary_name(path);
+    let result = write_and_rename(path, &temporary, content, durability);
+    if result.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+fn write_and_rename(path: &Path, temporary: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+    // What an earlier process left when it was killed.
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = platform::create_private(temporary)?;
+    file.write_all(content)?;
+    match durability {
+        Durability::Durable => {
+            file.sync_all()?;
+            fs::rename(temporary, path)?;
+            platform::sync_folder(path)
+        }
+        Durability::Fleeting => fs::rename(temporary, path),
+    }
+}
+
+/// Always the same name for the same file, so that a process that is killed leaves one at most.
+fn temporary_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name: String = name.chars().take(60).collect();
+    path.with_file_name(format!(".{name}.start-worker-new"))
+}

@@ -1,0 +1,116 @@
+//! static and standalone: machines that no cloud describes. The runner config says who they are, and nothing
+//! but their operator takes them away.
+
+use super::{Claim, Found, Notice, Provider, ProviderError, Recognition};
+use crate::run_state::Identity;
+use crate::runner_config::{HostConfig, StandaloneConfig, StaticConfig};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use taskcluster_api::{Identifier, WorkerProof};
+
+/// A machine that worker-manager knows by a shared secret.
+pub struct StaticHost(StaticConfig);
+
+/// A machine that worker-manager doesn't know.
+pub struct Standalone(StandaloneConfig);
+
+impl StaticHost {
+    pub fn new(config: StaticConfig) -> Self {
+        Self(config)
+    }
+
+    fn proof(&self) -> WorkerProof {
+        WorkerProof::Static { secret: self.0.static_secret.clone() }
+    }
+}
+
+impl Standalone {
+    /// The provider id that workers see where there is no provider.
+    const PROVIDER_ID: &str = "standalone";
+
+    pub fn new(config: StandaloneConfig) -> Self {
+        Self(config)
+    }
+}
+
+#[async_trait]
+impl Provider for StaticHost {
+    async fn identify(&self) -> Result<Found, ProviderError> {
+        let identity = identity(&self.0.host, self.0.provider_id.clone(), "static");
+        Ok(Found { identity, claim: Claim::Proof(self.proof()) })
+    }
+
+    async fn prove(&self) -> Result<WorkerProof, ProviderError> {
+        Ok(self.proof())
+    }
+
+    async fn recognise(&self, cached: &Identity) -> Recognition {
+        recognise(&self.0.host, cached)
+    }
+
+    /// Nobody takes the machine away but its operator, and that is a signal.
+    async fn next_notice(&mut self) -> Notice {
+        std::future::pending().await
+    }
+}
+
+#[async_trait]
+impl Provider for Standalone {
+    async fn identify(&self) -> Result<Found, ProviderError> {
+        let provider_id: Identifier = Self::PROVIDER_ID.parse().map_err(|_| ProviderError::Field {
+            url: "standalone".into(),
+            field: "providerId",
+            problem: Identifier::EXPECTED.into(),
+        })?;
+        let identity = identity(&self.0.host, provider_id, "standalone");
+        Ok(Found { identity, claim: Claim::Preissued(self.0.credentials.clone()) })
+    }
+
+    /// There is nothing to prove it to: its claim is preissued credentials.
+    async fn prove(&self) -> Result<WorkerProof, ProviderError> {
+        Err(ProviderError::Field {
+            url: "standalone".into(),
+            field: "proof",
+            problem: "a standalone machine has credentials and proves nothing".into(),
+        })
+    }
+
+    async fn recognise(&self, cached: &Identity) -> Recognition {
+        recognise(&self.0.host, cached)
+    }
+
+    /// Nobody takes the machine away but its operator, and that is a signal.
+    async fn next_notice(&mut self) -> Notice {
+        std::future::pending().await
+    }
+}
+
+fn identity(host: &HostConfig, provider_id: Identifier, cloud: &str) -> Identity {
+    let mut location = BTreeMap::from([("cloud".to_owned(), cloud.to_owned())]);
+    location.extend(host.worker_location.clone());
+    Identity {
+        root_url: host.root_url.clone(),
+        provider_id,
+        worker_pool_id: host.worker_pool_id.clone(),
+        worker_group: host.worker_group.clone(),
+        worker_id: host.worker_id.clone(),
+        metadata: host.provider_metadata.clone(),
+        location,
+    }
+}
+
+/// A host is the one that its config names; a cache written under another name is stale.
+fn recognise(host: &HostConfig, cached: &Identity) -> Recognition {
+    let same = host.root_url == cached.root_url
+        && host.worker_pool_id == cached.worker_pool_id
+        && host.worker_group == cached.worker_group
+        && host.worker_id == cached.worker_id;
+    if same {
+        Recognition::Ours
+    } else {
+        Recognition::Other(format!(
+            "{}/{}/{} at {}",
+            host.worker_pool_id, host.worker_group, host.worker_id, host.root_url
+        ))
+    }
+}

@@ -1,0 +1,139 @@
+//! Registration: a proof becomes credentials, and later old credentials become new ones.
+
+use crate::platform;
+use crate::provider::{Claim, Found, Provider, ProviderError};
+use crate::run_state::{Admitted, Lease};
+use jiff::Timestamp;
+use serde_json::Map;
+use std::time::Duration;
+use taskcluster_api::retry::Tries;
+use taskcluster_api::{
+    ApiError, Client, RegisterWorker, Registration, Renewal, ReregisterWorker, RetryPolicy, SecretString,
+    WorkerManager, WorkerName, WorkerProof,
+};
+
+/// For how long worker-manager is asked: a registration that is lost is a machine that is lost.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// For how long a cloud machine shows fresh proofs to a service that refuses them: worker-manager may not have
+/// written the worker's row yet, or may have failed to fetch a cloud's certificate.
+const REFUSAL_PATIENCE: RetryPolicy = RetryPolicy {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(10),
+    total: Duration::from_secs(60),
+    tries: usize::MAX,
+};
+
+/// The machine was not registered.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistrationError {
+    /// worker-manager doesn't take it.
+    #[error("worker-manager did not register this machine")]
+    Refused(#[source] ApiError),
+    /// A fresh proof can't be had.
+    #[error("a fresh proof of this machine's identity cannot be had")]
+    Proof(#[source] ProviderError),
+}
+
+/// Turns a machine's claim into credentials.
+///
+/// # Errors
+/// Where worker-manager refuses for good, or doesn't answer for a quarter of an hour.
+pub async fn admit(
+    client: &Client,
+    provider: &dyn Provider,
+    found: Found,
+    is_cloud: bool,
+) -> Result<Admitted, RegistrationError> {
+    let identity = found.identity;
+    match found.claim {
+        Claim::Preissued(credentials) => Ok(Admitted { identity, credentials, lease: None, worker_config: Map::new() }),
+        Claim::Proof(mut proof) => {
+            let (worker, mut refusals) = (identity.worker(), Tries::begin(REFUSAL_PATIENCE));
+            loop {
+                let error = match register(client, &worker, &identity.provider_id, &proof).await {
+                    Ok(registration) => return Ok(admitted(identity, registration)),
+                    Err(error) => error,
+                };
+                let may_pass = is_cloud && matches!(error.status(), Some(400 | 404)) && !error.is_already_registered();
+                let Some(pause) = refusals.next_pause(None).filter(|_| may_pass) else {
+                    return Err(RegistrationError::Refused(error));
+                };
+                tracing::warn!(
+                    "{error}: {}; trying again with a fresh proof in {:.1} s",
+                    error.failure,
+                    pause.as_secs_f32()
+                );
+                tokio::time::sleep(pause).await;
+                proof = provider.prove().await.map_err(RegistrationError::Proof)?;
+            }
+        }
+    }
+}
+
+async fn register(
+    client: &Client,
+    worker: &WorkerName,
+    provider_id: &taskcluster_api::Identifier,
+    proof: &WorkerProof,
+) -> Result<Registration, ApiError> {
+    let request = RegisterWorker { worker, provider_id, proof, system_boot_time: platform::system_boot_time() };
+    WorkerManager::new(client.clone()).register_worker(request, RetryPolicy::persistent(PATIENCE)).await
+}
+
+fn admitted(identity: crate::run_state::Identity, registration: Registration) -> Admitted {
+    let Renewal { credentials, expires, secret } = registration.renewal;
+    Admitted {
+        identity,
+        credentials,
+        lease: Some(Lease { expires, secret }),
+        worker_config: registration.worker_config,
+    }
+}
+
+/// New credentials for old ones, in one try: whoever asks decides when to try again.
+///
+/// # Errors
+/// What worker-manager says. A lost answer has killed the secret all the same.
+pub async fn renew(client: &Client, worker: &WorkerName, secret: &SecretString) -> Result<Renewal, ApiError> {
+    let request = ReregisterWorker { worker, secret };
+    WorkerManager::new(client.clone()).reregister_worker(request, RetryPolicy::NONE).await
+}
+
+/// When credentials are renewed: half an hour before they end, but not within five minutes from now, but half a
+/// minute before they end at the latest.
+pub fn renewal_time(now: Timestamp, expires: Timestamp) -> Timestamp {
+    let seconds = |seconds| jiff::SignedDuration::from_secs(seconds);
+    let wanted = expires.saturating_sub(seconds(30 * 60)).unwrap_or(expires);
+    let soonest = now.saturating_add(seconds(5 * 60)).unwrap_or(now);
+    let latest = expires.saturating_sub(seconds(30)).unwrap_or(expires);
+    wanted.max(soonest).min(latest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::renewal_time;
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn renewal_is_early_but_not_at_once_and_never_too_late() {
+        let table = [(0, 96 * 3600, 96 * 3600 - 1800), (0, 1800, 300), (0, 400, 300), (0, 320, 290), (0, 10, -20)];
+        for (now, expires, expected) in table {
+            assert_eq!(renewal_time(at(now), at(expires)), at(expected), "{expires}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn renewal_is_always_half_a_minute_before_the_end(now in 0i64..4_000_000_000, life in 0i64..400_000_000) {
+            let time = renewal_time(at(now), at(now + life));
+            prop_assert!(time <= at(now + life - 30));
+            prop_assert!(time >= at(now + 300) || time == at(now + life - 30));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The story: runner config → provider → registration → secrets and layers → files → driver → supervision →
+//! retirement. Each step takes what the one before made; a boot that goes on from the cache joins in where the earlier
+//! one left off.
+
+use crate::cache::{Cache, CacheProblem, Kept};
+use crate::driver::{self, Driver, Started};
+use crate::error::{RunError, Stage};
+use crate::layer::{Layer, Source};
+use crate::logging::LogStream;
+use crate::outcome::{Retirement, RunOutcome};
+use crate::provider::metadata_http::MetadataService;
+use crate::provider::{self, Provider, Recognition};
+use crate::run_state::{Admitted, RunState};
+use crate::runner_config::{self, ProviderConfig, RunnerConfig};
+use crate::secrets::{self, FormError, Share};
+use crate::supervise::{Ended, StopSignals, Surroundings, supervise};
+use crate::{VERSION, files, platform, preflight, registration, report, retirement};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+use std::time::Duration;
+use taskcluster_api::{Client, ReportWorkerError};
+
+/// How long the metadata service may keep a boot that goes on from the cache from starting.
+const RECOGNITION: Duration = Duration::from_secs(1);
+
+/// What a run is given.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// The runner config.
+    pub runner_config: PathBuf,
+    /// Where a cloud's metadata service is.
+    pub metadata_service: MetadataService,
+}
+
+/// Runs a worker on this machine. The answer is the exit code that tells of the worker's end.
+///
+/// # Errors
+/// Our own failure. Once the machine was registered it has been reported by then, and the machine retired.
+pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
+    tracing::info!("start-worker {VERSION}");
+    let config = runner_config::load(&options.runner_config)?.require()?;
+    runner_config::tighten(&options.runner_config);
+    let boot = Boot::of(config, &options.metadata_service)?;
+
+    let (kept, problem) = boot.recall().await;
+    preflight::before_registration(&*boot.driver, boot.is_cloud, files_are_waiting(kept.as_ref()))
+        .map_err(RunError::Preflight)?;
+    let (kept, client) = match kept {
+        Some(kept) => {
+            let client = boot.client_of(kept.admitted())?;
+            (kept, client)
+        }
+        None => boot.register(problem).await?,
+    };
+
+    // From here on the machine is worker-manager's: whatever fails is reported, and a cloud's machine retired.
+    let (admitted, is_cloud) = (kept.admitted().clone(), boot.is_cloud);
+    match boot.work(kept, client.clone(), log).await {
+        Ok(Some(ended)) => conclude(&admitted, ended, is_cloud).await,
+        Ok(None) => {
+            if is_cloud {
+                retirement::remove_or_shut_down(&client, &admitted.identity.worker()).await;
+            }
+            Ok(0)
+        }
+        Err(error) => {
+            give_up(&error, &client, &admitted, is_cloud).await;
+            Err(error)
+        }
+    }
+}
+
+/// The parts of a boot, as the runner config names them.
+struct Boot {
+    config: RunnerConfig,
+    provider: Box<dyn Provider>,
+    driver: Box<dyn Driver>,
+    cache: Cache,
+    is_cloud: bool,
+}
+
+impl Boot {
+    fn of(config: RunnerConfig, metadata: &MetadataService) -> Result<Self, RunError> {
+        Ok(Self {
+            provider: provider::build(&config.provider, metadata).map_err(RunError::from_provider)?,
+            driver: driver::build(&config.worker),
+            cache: Cache::new(config.cache_over_restarts.clone(), config.provider.name()),
+            is_cloud: config.provider.is_cloud(),
+            config,
+        })
+    }
+
+    /// The run of an earlier boot, if it can go on; otherwise why not, if there is one.
+    async fn recall(&self) -> (Option<Kept>, Option<CacheProblem>) {
+        let mut kept = match self.cache.load() {
+            Ok(Some(kept)) => kept,
+            Ok(None) => return (None, None),
+            Err(problem) => {
+                tracing::warn!("{problem}: booting anew");
+                return (None, Some(problem));
+            }
+        };
+        let identity = &kept.admitted().identity;
+        let asked = tokio::time::timeout(RECOGNITION, self.provider.recognise(identity));
+        // No answer in time: it is ours, as it nearly always is.
+        match asked.await.unwrap_or(Recognition::Unknown) {
+            Recognition::Ours | Recognition::Unknown => {}
+            Recognition::Other(us) => {
+                let problem = self.cache.other_machine(identity, us);
+                tracing::warn!("{problem}: booting anew");
+                return (None, Some(problem));
+            }
+        }
+        match &self.config.provider {
+            // The operator may have changed them in the file that is their home.
+            ProviderConfig::Standalone(config) => kept.admitted_mut().credentials = config.credentials.clone(),
+            ProviderConfig::Static(_) if expired(kept.admitted()).is_some() => {
+                tracing::warn!("the credentials of the run kept from an earlier boot have ended: registering anew");
+                return (None, None);
+            }
+            ProviderConfig::Static(_) | ProviderConfig::Aws | ProviderConfig::Azure | ProviderConfig::Google => {}
+        }
+        tracing::info!("going on with the run of an earlier boot as {}", kept.admitted().identity);
+        (Some(kept), None)
+    }
+
+    async fn register(&self, cache: Option<CacheProblem>) -> Result<(Kept, Client), RunError> {
+        let found = self.provider.identify().await.map_err(RunError::from_provider)?;
+        tracing::info!("this machine is {}, says {}", found.identity, self.config.provider.name());
+        let client = Client::new(found.identity.root_url.clone())?;
+        let admitted = registration::admit(&client, &*self.provider, found, self.is_cloud)
+            .await
+            .map_err(|source| RunError::Registration { source, cache })?;
+        if let Some(lease) = &admitted.lease {
+            tracing::info!("registered with {}; credentials end at {:.0}", client.root_url(), lease.expires);
+        }
+        let client = client.with_credentials(admitted.credentials.clone());
+        Ok((Kept::Admitted(admitted), client))
+    }
+
+    fn client_of(&self, admitted: &Admitted) -> Result<Client, RunError> {
+        Ok(Client::new(admitted.identity.root_url.clone())?.with_credentials(admitted.credentials.clone()))
+    }
+
+    /// From a registered machine to a worker that has ended, or to none where the driver has none.
+    async fn work(self, kept: Kept, client: Client, log: LogStream) -> Result<Option<Ended>, RunError> {
+        if let Some(expired) = expired(kept.admitted()) {
+            return Err(RunError::Expired { expired });
+        }
+        let run = match kept {
+            Kept::Admitted(admitted) => self.configure(admitted, &client).await?,
+            Kept::Configured(run) => run,
+        };
+        let run = self.place_files(run).await?;
+        self.driver.preflight().map_err(RunError::Preflight)?;
+        let signals = StopSignals::listen().map_err(RunError::System)?;
+        platform::become_subreaper();
+        let oom_score_adj = platform::prefer_to_survive();
+        let worker = match self.driver.start(&run, oom_score_adj.as_deref()).map_err(RunError::Start)? {
+            Started::Worker(worker) => *worker,
+            Started::Done => return Ok(None),
+        };
+        tracing::info!("started the worker (process {})", worker.process.id());
+        let surroundings =
+            Surroundings { provider: self.provider, client, cache: self.cache, log, signals, is_cloud: self.is_cloud };
+        Ok(Some(supervise(worker, run, surroundings).await))
+    }
+
+    /// Everything that the worker will be told. The registration's answer is kept beside the asking for secrets: a
+    /// machine registers only once, so that answer is the machine.
+    async fn configure(&self, admitted: Admitted, client: &Client) -> Result<RunState, RunError> {
+        let mut share =
+            layers_of(&self.config, &*self.driver, &admitted.worker_config).map_err(RunError::Configuration)?;
+        let registered = Kept::Admitted(admitted.clone());
+        let secrets = async {
+            match self.config.get_secrets {
+                true => secrets::fetch(client, &admitted.identity.worker_pool_id).await,
+                false => Ok(Share::default()),
+            }
+        };
+        let (_, secrets) = tokio::join!(self.cache.keep(&registered), secrets);
+        share.extend(secrets.map_err(RunError::Secrets)?);
+        let run = RunState { admitted, layers: share.layers, files: share.files };
+        self.cache.keep(&Kept::Configured(run.clone())).await;
+        Ok(run)
+    }
+
+    async fn place_files(&self, mut run: RunState) -> Result<RunState, RunError> {
+        if run.files.is_empty() {
+            return Ok(run);
+        }
+        let (list, keeps) = (std::mem::take(&mut run.files), self.cache.keeps());
+        let placed = tokio::task::spawn_blocking(move || {
+            files::place(&list)?;
+            if keeps {
+                files::sync(&list);
+            }
+            Ok(())
+        });
+        placed.await.map_err(|error| RunError::System(error.into()))?.map_err(RunError::Files)?;
+        self.cache.keep(&Kept::Configured(run.clone())).await;
+        Ok(run)
+    }
+}
+
+/// The layers and files that come before the secrets: the runner config's, then the worker pool's.
+///
+/// # Errors
+/// Where the worker pool's configuration is of no known form.
+pub fn layers_of(
+    config: &RunnerConfig,
+    driver: &dyn Driver,
+    worker_config: &Map<String, Value>,
+) -> Result<Share, FormError> {
+    let lowest = Layer { source: Source::RunnerConfig, config: config.worker_config.clone() };
+    let mut share = Share { layers: vec![lowest], files: Vec::new() };
+    let pool = match worker_config.get(driver.config_key()) {
+        Some(Value::Object(own)) if worker_config.len() == 1 => {
+            secrets::read_config_and_files(own.clone(), Source::Registration)?
+        }
+        Some(_) if worker_config.len() == 1 => {
+            return Err(FormError::NoObject { from: Source::Registration, key: driver.config_key() });
+        }
+        Some(_) | None => {
+            // Of old it was the configuration itself.
+            Share { layers: vec![Layer { source: Source::Registration, config: worker_config.clone() }], files: vec![] }
+        }
+    };
+    share.extend(pool);
+    Ok(share)
+}
+
+/// When the credentials ended, if they have.
+fn expired(admitted: &Admitted) -> Option<Timestamp> {
+    admitted.lease.as_ref().map(|lease| lease.expires).filter(|expires| *expires <= Timestamp::now())
+}
+
+fn files_are_waiting(kept: Option<&Kept>) -> bool {
+    match kept {
+        Some(Kept::Configured(run)) => !run.files.is_empty(),
+        Some(Kept::Admitted(_)) | None => false,
+    }
+}
+
+/// What follows the worker's end.
+async fn conclude(admitted: &Admitted, ended: Ended, is_cloud: bool) -> Result<u8, RunError> {
+    let worker = admitted.identity.worker();
+    let outcome = RunOutcome::of(ended.exit, ended.asked);
+    if let Some((kind, title)) = outcome.failure() {
+        let description = format!("{title}. The machine's log says more.");
+        let extra = extra(&[("exitCode", json!(ended.exit.exit_code()))]);
+        let error = ReportWorkerError { kind: kind.to_owned(), title, description, extra };
+        report::send(&ended.client, &worker, &error).await;
+    }
+    match outcome.retirement(is_cloud, ended.signalled) {
+        Retirement::RemoveWorker if !ended.retired => retirement::remove_or_shut_down(&ended.client, &worker).await,
+        Retirement::RemoveWorker | Retirement::LeaveRunning => {}
+    }
+    if ended.lost_part { Err(RunError::Supervision) } else { Ok(ended.exit.exit_code()) }
+}
+
+/// What follows a failure of ours on a registered machine.
+async fn give_up(error: &RunError, client: &Client, admitted: &Admitted, is_cloud: bool) {
+    let worker = admitted.identity.worker();
+    let stage: Stage = error.stage();
+    let failure = ReportWorkerError {
+        kind: format!("start-worker-{}", stage.name()),
+        title: format!("start-worker failed: {}", stage.meaning()),
+        description: error.report(),
+        extra: extra(&[("stage", json!(stage.name())), ("exitCode", json!(stage.exit_code()))]),
+    };
+    report::send(client, &worker, &failure).await;
+    if is_cloud {
+        retirement::remove_or_shut_down(client, &worker).await;
+    }
+}
+
+fn extra(facts: &[(&str, Value)]) -> Map<String, Value> {
+    let version = ("startWorkerVersion", json!(VERSION));
+    facts.iter().chain([&version]).map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
+}

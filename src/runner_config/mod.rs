@@ -1,0 +1,315 @@
+//! The runner config: what a `runner.yml` says, with every mistake in it found at once.
+//!
+//! [`load`] reads the file, [`Loaded::require`] turns it into a [`RunnerConfig`] or an error that holds all problems.
+//! What the worker's program and folders look like on this machine is [`crate::preflight`]'s business.
+
+mod decode;
+mod document;
+mod problem;
+mod table;
+
+pub use document::{Node, Position, SyntaxError, parse};
+pub use problem::{Problem, Severity};
+
+use crate::platform::{self, Looseness};
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use taskcluster_api::{Credentials, Identifier, RootUrl, WorkerPoolId};
+
+/// A file of more bytes than this is refused.
+const MAX_SIZE: u64 = 128 * 1024 * 1024;
+
+/// A runner config without mistakes.
+#[derive(Debug, Clone)]
+pub struct RunnerConfig {
+    /// Who this machine is, or who says so.
+    pub provider: ProviderConfig,
+    /// The worker.
+    pub worker: WorkerConfig,
+    /// The lowest layer of the worker's configuration.
+    pub worker_config: Map<String, Value>,
+    /// Whether the secrets service is asked.
+    pub get_secrets: bool,
+    /// The file that carries a run over reboots.
+    pub cache_over_restarts: Option<PathBuf>,
+}
+
+/// Which provider, and what it has to be told.
+#[derive(Debug, Clone)]
+pub enum ProviderConfig {
+    /// Amazon EC2.
+    Aws,
+    /// Microsoft Azure.
+    Azure,
+    /// Google Compute Engine.
+    Google,
+    /// A machine that worker-manager knows by a shared secret.
+    Static(StaticConfig),
+    /// A machine that worker-manager doesn't know.
+    Standalone(StandaloneConfig),
+}
+
+/// What `providerType: static` needs.
+#[derive(Debug, Clone)]
+pub struct StaticConfig {
+    /// The machine's name and deployment.
+    pub host: HostConfig,
+    /// The provider in worker-manager's configuration.
+    pub provider_id: Identifier,
+    /// The secret that worker-manager and this machine share.
+    pub static_secret: SecretString,
+}
+
+/// What `providerType: standalone` needs.
+#[derive(Debug, Clone)]
+pub struct StandaloneConfig {
+    /// The machine's name and deployment.
+    pub host: HostConfig,
+    /// The credentials of the worker, for as long as it lives.
+    pub credentials: Credentials,
+}
+
+/// What a machine that no cloud describes says of itself.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// The deployment.
+    pub root_url: RootUrl,
+    /// The pool it works for.
+    pub worker_pool_id: WorkerPoolId,
+    /// Its group.
+    pub worker_group: Identifier,
+    /// Its id.
+    pub worker_id: Identifier,
+    /// What the worker is told of the machine.
+    pub provider_metadata: Map<String, Value>,
+    /// Where it is.
+    pub worker_location: BTreeMap<String, String>,
+}
+
+/// Which worker, and how it is started.
+#[derive(Debug, Clone)]
+pub enum WorkerConfig {
+    /// generic-worker.
+    GenericWorker {
+        /// How it is started.
+        start: GenericWorkerStart,
+        /// Where its configuration is written.
+        config_path: PathBuf,
+    },
+    /// docker-worker.
+    DockerWorker {
+        /// Its folder.
+        path: PathBuf,
+        /// Where its configuration is written.
+        config_path: PathBuf,
+    },
+    /// None: the state is printed.
+    Dummy,
+}
+
+/// How generic-worker is started.
+#[derive(Debug, Clone)]
+pub enum GenericWorkerStart {
+    /// As our child.
+    Path(PathBuf),
+    /// As a Windows service.
+    Service {
+        /// The service's name.
+        name: String,
+        /// The name of the pipes without `-input` and `-output`.
+        protocol_pipe: String,
+    },
+}
+
+impl ProviderConfig {
+    /// The word in the config, the caches and the logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Aws => "aws",
+            Self::Azure => "azure",
+            Self::Google => "google",
+            Self::Static(_) => "static",
+            Self::Standalone(_) => "standalone",
+        }
+    }
+
+    /// Whether a cloud made the machine and can take it away.
+    pub const fn is_cloud(&self) -> bool {
+        match self {
+            Self::Aws | Self::Azure | Self::Google => true,
+            Self::Static(_) | Self::Standalone(_) => false,
+        }
+    }
+}
+
+/// A file as it was read: what it says, as far as it could be understood, and what is wrong with it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The file.
+    pub path: PathBuf,
+    /// What it says; none where an error is among the problems.
+    pub config: Option<RunnerConfig>,
+    /// All problems, in the order of the file.
+    pub problems: Vec<Problem>,
+    /// The document, for the places of its keys.
+    document: Option<Node>,
+}
+
+/// The runner config can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerConfigError {
+    /// It can't be read.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It holds mistakes.
+    #[error("{}", list(path, problems))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Its mistakes.
+        problems: Vec<Problem>,
+    },
+}
+
+/// Reads a runner config, changing nothing.
+///
+/// # Errors
+/// Where the file can't be read; everything else is among the problems.
+pub fn load(path: &Path) -> Result<Loaded, RunnerConfigError> {
+    let unreadable = |source| RunnerConfigError::Unreadable { path: path.to_owned(), source };
+    let mut file = platform::open_regular_file(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.by_ref().take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(unreadable(io::Error::other(format!("it is larger than {} MiB", MAX_SIZE / 1024 / 1024))));
+    }
+    let Reading { config, mut problems, document } = read(&bytes);
+    if let Some(note) = platform::looseness(&file).map_err(unreadable)?.and_then(|looseness| loose_note(&looseness)) {
+        problems.push(Problem::of_file(Severity::Warning, note));
+    }
+    Ok(Loaded { path: path.to_owned(), config, problems, document })
+}
+
+/// Takes reading and writing of the file away from others, where it is ours and they have it. What is in it may
+/// be secret, but that is never a reason not to boot.
+pub fn tighten(path: &Path) {
+    let result = platform::open_regular_file(path).and_then(|file| match platform::looseness(&file)? {
+        Some(Looseness { ours: true, mode }) => {
+            platform::make_private(&file)?;
+            tracing::warn!("{} may hold secrets and had mode {mode:03o}: it is 0600 now", path.display());
+            Ok(())
+        }
+        Some(looseness) => {
+            if let Some(note) = loose_note(&looseness) {
+                tracing::warn!("{}: {note}", path.display());
+            }
+            Ok(())
+        }
+        None => Ok(()),
+    });
+    if let Err(error) = result {
+        tracing::warn!("cannot make {} private: {error}", path.display());
+    }
+}
+
+fn loose_note(looseness: &Looseness) -> Option<String> {
+    let mode = looseness.mode;
+    Some(if looseness.ours {
+        format!("the file may hold secrets and has mode {mode:03o}; a boot makes it 0600")
+    } else {
+        format!(
+            "THE FILE MAY HOLD SECRETS, OTHERS MAY READ OR CHANGE IT (mode {mode:03o}), AND IT BELONGS TO SOMEBODY ELSE: make it 0600 and ours"
+        )
+    })
+}
+
+impl Loaded {
+    /// Where a key's value stands, such as `["worker", "path"]`.
+    pub fn position_of(&self, keys: &[&str]) -> Option<Position> {
+        let root = self.document.as_ref()?;
+        keys.iter().try_fold(root, |node, key| node.member(key)).map(|node| node.at)
+    }
+
+    /// The config, its warnings logged.
+    ///
+    /// # Errors
+    /// With all problems, where one is an error.
+    pub fn require(self) -> Result<RunnerConfig, RunnerConfigError> {
+        match self.config {
+            Some(config) if !self.problems.iter().any(Problem::is_error) => {
+                for problem in self.problems.iter().filter(|problem| problem.line.is_some()) {
+                    tracing::warn!("{}", line_of(&self.path, problem));
+                }
+                Ok(config)
+            }
+            Some(_) | None => Err(RunnerConfigError::Invalid { path: self.path, problems: self.problems }),
+        }
+    }
+}
+
+/// What the text of a runner config says.
+#[derive(Debug)]
+pub struct Reading {
+    /// The config; none where an error is among the problems.
+    pub config: Option<RunnerConfig>,
+    /// All problems, in the order of the text.
+    pub problems: Vec<Problem>,
+    document: Option<Node>,
+}
+
+/// Reads the text of a runner config.
+pub fn read(bytes: &[u8]) -> Reading {
+    let start = Position { line: 1, column: 1 };
+    let fail = |problem: Problem| Reading { config: None, problems: vec![problem], document: None };
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return fail(Problem::error(start, "").found("UTF-16").expected("UTF-8").note("save the file as UTF-8"));
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            let problem = Problem::error(Position { line, column }, "").found("bytes that are no UTF-8");
+            return fail(problem.expected("UTF-8"));
+        }
+    };
+    match parse(text) {
+        Ok(node) => {
+            let (config, problems) = decode::decode(&node);
+            Reading { config, problems, document: Some(node) }
+        }
+        Err(SyntaxError { at, problem }) => {
+            fail(Problem::error(at, "").note(format!("this is neither YAML nor JSON that can be used: {problem}")))
+        }
+    }
+}
+
+/// `runner.yml:3:17: error: …`, as compilers write it.
+pub fn line_of(path: &Path, problem: &Problem) -> String {
+    let place = match (problem.line, problem.column) {
+        (Some(line), Some(column)) => format!("{}:{line}:{column}", path.display()),
+        (_, _) => path.display().to_string(),
+    };
+    let severity = match problem.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    };
+    format!("{place}: {severity}: {problem}")
+}
+
+fn list(path: &Path, problems: &[Problem]) -> String {
+    let count = problems.iter().filter(|problem| problem.is_error()).count();
+    let lines: Vec<_> = problems.iter().map(|problem| format!("\n  {}", line_of(path, problem))).collect();
+    format!("the runner config holds {count} error{}{}", if count == 1 { "" } else { "s" }, lines.concat())
+}

@@ -1,0 +1,209 @@
+//! `start-worker show-config`: what the worker would be told, and where each value comes from, without asking
+//! anybody.
+
+use crate::cache::{Cache, Kept};
+use crate::cli::{ShowConfigArguments, ShowFormat};
+use crate::driver::{self, Driver};
+use crate::error::RunError;
+use crate::layer::{Layer, Merged, REDACTED, Source};
+use crate::platform;
+use crate::run::layers_of;
+use crate::run_state::{Admitted, Identity};
+use crate::runner_config::{self, HostConfig, ProviderConfig, RunnerConfig, RunnerConfigError};
+use crate::secrets::{self, FormError};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use taskcluster_api::{Credentials, Identifier, RootUrl, WorkerPoolId};
+
+/// What stands for a value that only a boot brings.
+const LATER: &str = "known-at-boot";
+
+/// Prints the configuration.
+///
+/// # Errors
+/// Where a file can't be read or used.
+pub fn show(arguments: &ShowConfigArguments) -> Result<(), RunError> {
+    let config = runner_config::load(&arguments.runner_config)?.require()?;
+    let driver = driver::build(&config.worker);
+    let cached = match Cache::new(config.cache_over_restarts.clone(), config.provider.name()).load() {
+        Ok(cached) => cached,
+        Err(problem) => {
+            tracing::warn!("{problem}");
+            None
+        }
+    };
+    let merged = merge(arguments, &config, &*driver, cached)?;
+    let text = match arguments.format {
+        ShowFormat::Tree => tree(&merged, arguments.reveal_secrets),
+        ShowFormat::Json => format!("{:#}\n", plain(&merged, arguments.reveal_secrets)),
+        ShowFormat::Yaml => serde_yaml::to_string(&plain(&merged, arguments.reveal_secrets))
+            .map_err(|error| RunError::System(io::Error::other(error)))?,
+    };
+    // A reader that went away is no failure of ours.
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn merge(
+    arguments: &ShowConfigArguments,
+    config: &RunnerConfig,
+    driver: &dyn Driver,
+    cached: Option<Kept>,
+) -> Result<Merged, RunError> {
+    let trying = arguments.registration.is_some() || !arguments.secret.is_empty();
+    let mut admitted = cached.as_ref().map_or_else(|| unregistered(&config.provider), |kept| kept.admitted().clone());
+    let layers = match cached {
+        Some(Kept::Configured(run)) if !trying => run.layers,
+        Some(_) | None => {
+            if let Some(path) = &arguments.registration {
+                admitted.worker_config = worker_config_of(read_document(path)?);
+            }
+            let mut share = layers_of(config, driver, &admitted.worker_config).map_err(RunError::Configuration)?;
+            for path in &arguments.secret {
+                let mut document = read_document(path)?;
+                // The answer of the secrets service holds the secret in `secret`.
+                if let Some(Value::Object(secret)) = document.get("secret") {
+                    document = secret.clone();
+                }
+                let source = Source::Secret(path.display().to_string());
+                share.extend(secrets::read(document, source).map_err(RunError::Configuration)?);
+            }
+            share.layers
+        }
+    };
+    let top: Vec<Layer> = driver.layers(&admitted);
+    Ok(Merged::of(layers.iter().chain(&top)))
+}
+
+/// A `workerConfig`, or what holds one: the answer to `registerWorker`, or a worker pool's definition.
+fn worker_config_of(document: Map<String, Value>) -> Map<String, Value> {
+    let places = ["/workerConfig", "/config/workerConfig", "/config/launchConfigs/0/workerConfig"];
+    let whole = Value::Object(document);
+    let found = places.iter().find_map(|place| whole.pointer(place)?.as_object().cloned());
+    match (found, whole) {
+        (Some(found), _) => found,
+        (None, Value::Object(document)) => document,
+        (None, _) => Map::new(),
+    }
+}
+
+fn read_document(path: &Path) -> Result<Map<String, Value>, RunError> {
+    let unreadable = |source| RunnerConfigError::Unreadable { path: path.to_owned(), source };
+    let mut text = String::new();
+    platform::open_regular_file(path).and_then(|mut file| file.read_to_string(&mut text)).map_err(unreadable)?;
+    let node = runner_config::parse(text.trim_start_matches('\u{feff}')).map_err(|error| {
+        unreadable(io::Error::other(format!("line {}, column {}: {}", error.at.line, error.at.column, error.problem)))
+    })?;
+    match node.to_value() {
+        Value::Object(document) => Ok(document),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            let from = Source::Secret(path.display().to_string());
+            Err(RunError::Configuration(FormError::NoObject { from, key: "the whole file" }))
+        }
+    }
+}
+
+/// The machine as far as it is known without a boot.
+fn unregistered(provider: &ProviderConfig) -> Admitted {
+    let later = || Credentials { client_id: LATER.into(), access_token: LATER.into(), certificate: None };
+    let (identity, credentials) = match provider {
+        ProviderConfig::Static(config) => (of_host(&config.host, Some(config.provider_id.clone()), "static"), later()),
+        ProviderConfig::Standalone(config) => (of_host(&config.host, None, "standalone"), config.credentials.clone()),
+        ProviderConfig::Aws | ProviderConfig::Azure | ProviderConfig::Google => (of_cloud(provider.name()), later()),
+    };
+    Admitted { identity, credentials, lease: None, worker_config: Map::new() }
+}
+
+fn of_host(host: &HostConfig, provider_id: Option<Identifier>, cloud: &str) -> Identity {
+    let mut location = BTreeMap::from([("cloud".to_owned(), cloud.to_owned())]);
+    location.extend(host.worker_location.clone());
+    Identity {
+        root_url: host.root_url.clone(),
+        provider_id: provider_id.unwrap_or_else(placeholder),
+        worker_pool_id: host.worker_pool_id.clone(),
+        worker_group: host.worker_group.clone(),
+        worker_id: host.worker_id.clone(),
+        metadata: host.provider_metadata.clone(),
+        location,
+    }
+}
+
+fn of_cloud(cloud: &str) -> Identity {
+    let pool: WorkerPoolId = placeholder_of(&format!("{LATER}/{LATER}"));
+    let root_url: RootUrl = placeholder_of(&format!("https://{LATER}"));
+    Identity {
+        root_url,
+        provider_id: placeholder(),
+        worker_pool_id: pool,
+        worker_group: placeholder(),
+        worker_id: placeholder(),
+        metadata: Map::new(),
+        location: BTreeMap::from([("cloud".to_owned(), cloud.to_owned())]),
+    }
+}
+
+fn placeholder() -> Identifier {
+    placeholder_of(LATER)
+}
+
+fn placeholder_of<T: std::str::FromStr>(text: &str) -> T {
+    match text.parse() {
+        Ok(value) => value,
+        Err(_) => unreachable!("the placeholder {text} has the shape of what it stands for"),
+    }
+}
+
+fn plain(merged: &Merged, reveal: bool) -> Value {
+    if reveal { merged.to_value() } else { merged.to_redacted_value() }
+}
+
+/// A line a leaf, and its source behind it.
+fn tree(merged: &Merged, reveal: bool) -> String {
+    let mut lines = Vec::new();
+    draw(merged, "", 0, reveal, &mut lines);
+    let width = lines.iter().map(|(line, _)| line.chars().count()).filter(|width| *width <= 60).max().unwrap_or(0);
+    let mut text = String::new();
+    for (line, source) in lines {
+        let _ = match source {
+            Some(source) => writeln!(text, "{line:width$}  # {source}"),
+            None => writeln!(text, "{line}"),
+        };
+    }
+    text
+}
+
+fn draw(merged: &Merged, label: &str, depth: usize, reveal: bool, lines: &mut Vec<(String, Option<String>)>) {
+    let indent = "  ".repeat(depth);
+    match merged {
+        Merged::Object(members) if members.is_empty() => lines.push((format!("{indent}{label}{{}}"), None)),
+        Merged::Array(elements) if elements.is_empty() => lines.push((format!("{indent}{label}[]"), None)),
+        Merged::Object(members) => {
+            let depth = branch(&indent, label, depth, lines);
+            for (key, member) in members {
+                draw(member, &format!("{key}: "), depth, reveal, lines);
+            }
+        }
+        Merged::Array(elements) => {
+            let depth = branch(&indent, label, depth, lines);
+            for element in elements {
+                draw(element, "- ", depth, reveal, lines);
+            }
+        }
+        Merged::Leaf { value, source } => {
+            let shown = if source.is_secret() && !reveal { REDACTED.to_owned() } else { value.to_string() };
+            lines.push((format!("{indent}{label}{shown}"), Some(source.to_string())));
+        }
+    }
+}
+
+/// The line above what is nested; the root has none.
+fn branch(indent: &str, label: &str, depth: usize, lines: &mut Vec<(String, Option<String>)>) -> usize {
+    if label.is_empty() {
+        return depth;
+    }
+    lines.push((format!("{indent}{}", label.trim_end()), None));
+    depth + 1
+}

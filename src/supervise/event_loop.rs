@@ -1,0 +1,399 @@
+//! The one place that listens to everything at once, and the one owner of every task of a run.
+
+use super::relay;
+use super::signals::StopSignals;
+use super::supervisor::{Action, Deadline, Event, Renewed, Say, Supervisor, Terms};
+use crate::cache::{Cache, Kept};
+use crate::driver::Worker;
+use crate::driver::process::{Process, WorkerExit};
+use crate::logging::LogStream;
+use crate::provider::{Notice, Provider};
+use crate::retirement;
+use crate::run_state::{Lease, RunState};
+use crate::{registration, report};
+use jiff::Timestamp;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::time::Duration;
+use taskcluster_api::{Client, Renewal, ReportWorkerError};
+use tokio::io::AsyncWrite;
+use tokio::sync::mpsc;
+use tokio::task::{Id, JoinError, JoinSet};
+use worker_protocol::message::ErrorReport;
+use worker_protocol::{Message, MessageWriter, Outbox};
+
+/// The clock is looked at this often at least: a machine that slept has a clock that jumped, and timers that did
+/// not see it.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// How long the worker's last lines are waited for once it has ended: whatever holds its output open then is not
+/// the worker.
+const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// How long writing renewed credentials to the cache may keep them from the worker.
+const CACHE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Error reports wait while one is under way; of more than this many the newest are dropped.
+const MOST_REPORTS: usize = 32;
+
+/// Messages between the relay and the loop.
+const MESSAGES: usize = 64;
+
+/// What a run needs beside its worker.
+pub struct Surroundings {
+    /// Says when the machine goes away.
+    pub provider: Box<dyn Provider>,
+    /// worker-manager, with the run's first credentials.
+    pub client: Client,
+    /// Where renewed credentials are kept.
+    pub cache: Cache,
+    /// Where the worker's lines go.
+    pub log: LogStream,
+    /// Requests to end.
+    pub signals: StopSignals,
+    /// Whether a cloud made the machine.
+    pub is_cloud: bool,
+}
+
+/// A run that is over.
+pub struct Ended {
+    /// How the worker ended.
+    pub exit: WorkerExit,
+    /// worker-manager, with the newest credentials.
+    pub client: Client,
+    /// Whether the worker was asked to end.
+    pub asked: bool,
+    /// Whether a signal asked us to end.
+    pub signalled: bool,
+    /// Whether the machine has been retired already, or at least that has been tried.
+    pub retired: bool,
+    /// Whether a part of us failed.
+    pub lost_part: bool,
+}
+
+/// What a task of the run came to.
+enum Outcome {
+    /// The worker writes no more.
+    OutputEnded(io::Result<()>),
+    /// The worker writes no more errors.
+    ErrorsEnded(io::Result<()>),
+    /// The worker's input is closed.
+    InputClosed(io::Error),
+    /// A notice came; the provider is to be asked again.
+    Notice(Notice, Box<dyn Provider>),
+    /// A renewal came to this.
+    Renewed(Result<Renewed, String>),
+    /// The cache was written, or not.
+    CacheWritten(bool),
+    /// A report was sent, or not.
+    Reported,
+    /// The machine was retired, or not.
+    Retired,
+}
+
+struct Loop {
+    run: RunState,
+    client: Client,
+    cache: Cache,
+    supervisor: Supervisor,
+    deadlines: BTreeMap<Deadline, Timestamp>,
+    tasks: JoinSet<Outcome>,
+    names: HashMap<Id, &'static str>,
+    outbox: Outbox,
+    reports: VecDeque<ErrorReport>,
+    reporting: bool,
+    /// How many of the worker's two output streams are open.
+    open_streams: u8,
+    exit: Option<WorkerExit>,
+}
+
+/// Stays beside the worker until it has ended.
+pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings) -> Ended {
+    let Surroundings { provider, client, cache, log, mut signals, is_cloud } = surroundings;
+    let Worker { mut process, streams } = worker;
+    let terms = Terms { is_cloud, seed: fastrand::u64(..) };
+    let outbox = Outbox::new(Supervisor::offer(terms, run.admitted.lease.as_ref()));
+    let (supervisor, first) = Supervisor::begin(terms, run.admitted.lease.clone(), Timestamp::now());
+    // One message at a time is on its way to the worker; the others wait in the outbox, where newer ones replace them.
+    let (input, to_write) = mpsc::channel(1);
+    let (messages, mut received) = mpsc::channel(MESSAGES);
+    let mut state = Loop {
+        run,
+        client,
+        cache,
+        supervisor,
+        deadlines: BTreeMap::new(),
+        tasks: JoinSet::new(),
+        names: HashMap::new(),
+        outbox,
+        reports: VecDeque::new(),
+        reporting: false,
+        open_streams: 2,
+        exit: None,
+    };
+    let output = relay::output(streams.output, log.clone(), messages);
+    state.spawn("relay of the worker's output", async { Outcome::OutputEnded(output.await) });
+    let errors = relay::errors(streams.errors, log);
+    state.spawn("relay of the worker's errors", async { Outcome::ErrorsEnded(errors.await) });
+    state.spawn("the worker's input", async { Outcome::InputClosed(write_input(streams.input, to_write).await) });
+    state.watch(provider);
+    state.act(first, &mut process);
+
+    while state.exit.is_none() {
+        let event = tokio::select! {
+            exit = process.exited(), if state.is_running() => Some(Event::Exited(exit)),
+            () = signals.next() => Some(Event::StopSignal),
+            Some(message) = received.recv() => Some(Event::Message(message)),
+            Some(joined) = state.tasks.join_next_with_id() => state.joined(joined),
+            deadline = next_deadline(&state.deadlines) => state.elapse(deadline),
+            Ok(permit) = input.reserve(), if state.outbox.is_ready() => {
+                if let Some(message) = state.outbox.pop() {
+                    permit.send(message);
+                }
+                None
+            }
+        };
+        if let Some(event) = event {
+            state.dispatch(event, &mut process);
+        }
+    }
+    state.wind_down(process, received).await
+}
+
+impl Loop {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = Outcome> + Send + 'static) {
+        let id = self.tasks.spawn(task).id();
+        self.names.insert(id, name);
+    }
+
+    fn watch(&mut self, mut provider: Box<dyn Provider>) {
+        self.spawn("watch for notices", async move {
+            let notice = provider.next_notice().await;
+            Outcome::Notice(notice, provider)
+        });
+    }
+
+    fn is_running(&self) -> bool {
+        !self.supervisor.has_ended()
+    }
+
+    fn dispatch(&mut self, event: Event, process: &mut Process) {
+        let actions = self.supervisor.handle(event, Timestamp::now());
+        self.act(actions, process);
+    }
+
+    /// What a task came to, as an event where the supervisor is to know of it.
+    fn joined(&mut self, joined: Result<(Id, Outcome), JoinError>) -> Option<Event> {
+        let id = match &joined {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let name = self.names.remove(&id).unwrap_or("unknown");
+        match joined {
+            Ok((_, outcome)) => self.outcome(outcome),
+            Err(error) => {
+                tracing::error!("the task `{name}` failed: {error}");
+                Some(Event::PartLost(name))
+            }
+        }
+    }
+
+    fn outcome(&mut self, outcome: Outcome) -> Option<Event> {
+        match outcome {
+            Outcome::OutputEnded(result) | Outcome::ErrorsEnded(result) => {
+                self.open_streams -= 1;
+                if let Err(error) = result {
+                    tracing::error!("cannot read what the worker writes: {error}");
+                }
+                None
+            }
+            Outcome::InputClosed(error) => {
+                tracing::debug!("the worker's input is closed: {error}");
+                Some(Event::InputClosed)
+            }
+            Outcome::Notice(notice, provider) => {
+                self.watch(provider);
+                Some(Event::Notice(notice))
+            }
+            Outcome::Renewed(result) => Some(Event::Renewed(result)),
+            Outcome::CacheWritten(written) => Some(Event::CacheWritten(written)),
+            Outcome::Reported => {
+                self.reporting = false;
+                self.send_next_report();
+                None
+            }
+            Outcome::Retired => None,
+        }
+    }
+
+    fn elapse(&mut self, deadline: Option<Deadline>) -> Option<Event> {
+        let deadline = deadline?;
+        self.deadlines.remove(&deadline);
+        Some(Event::Elapsed(deadline))
+    }
+
+    fn act(&mut self, actions: Vec<Action>, process: &mut Process) {
+        for action in actions {
+            match action {
+                Action::Send(message) => self.outbox.push(message),
+                Action::Agree(capabilities) => {
+                    self.outbox.hello(capabilities);
+                }
+                Action::Renew => self.renew(),
+                Action::Adopt(renewal) => {
+                    self.client = self.client.with_credentials(renewal.credentials.clone());
+                    adopt(&mut self.run, renewal);
+                }
+                Action::WriteCache => {
+                    let (cache, run) = (self.cache.clone(), self.run.clone());
+                    self.spawn("writing the cache", async move { Outcome::CacheWritten(keep(&cache, run).await) });
+                }
+                Action::Report(report) => {
+                    if self.reports.len() < MOST_REPORTS {
+                        self.reports.push_back(report);
+                        self.send_next_report();
+                    } else {
+                        tracing::warn!("too many error reports wait: the worker's newest is dropped");
+                    }
+                }
+                Action::Retire => {
+                    let (client, worker) = (self.client.clone(), self.run.admitted.identity.worker());
+                    self.spawn("retirement", async move {
+                        retirement::remove_or_shut_down(&client, &worker).await;
+                        Outcome::Retired
+                    });
+                }
+                Action::Terminate => process.terminate(),
+                Action::Kill => process.kill(),
+                Action::Arm(deadline, time) => {
+                    self.deadlines.insert(deadline, time);
+                }
+                Action::Disarm(deadline) => {
+                    self.deadlines.remove(&deadline);
+                }
+                Action::Log(Say::Info(text)) => tracing::info!("{text}"),
+                Action::Log(Say::Warning(text)) => tracing::warn!("{text}"),
+                Action::Log(Say::Error(text)) => tracing::error!("{text}"),
+                Action::Finish(exit) => self.exit = Some(exit),
+            }
+        }
+    }
+
+    /// New credentials are in the cache before the worker hears of them: their predecessors are dead already.
+    fn renew(&mut self) {
+        let Some(lease) = self.run.admitted.lease.clone() else { return };
+        let (client, cache, mut run) = (self.client.clone(), self.cache.clone(), self.run.clone());
+        self.spawn("renewal", async move {
+            let worker = run.admitted.identity.worker();
+            let renewal = match registration::renew(&client, &worker, &lease.secret).await {
+                Ok(renewal) => renewal,
+                Err(error) => return Outcome::Renewed(Err(format!("{error}: {}", error.failure))),
+            };
+            adopt(&mut run, renewal.clone());
+            let cached = keep(&cache, run).await;
+            Outcome::Renewed(Ok(Renewed { renewal, cached }))
+        });
+    }
+
+    fn send_next_report(&mut self) {
+        if self.reporting {
+            return;
+        }
+        let Some(ErrorReport { description, kind, title, extra }) = self.reports.pop_front() else { return };
+        self.reporting = true;
+        let (client, worker) = (self.client.clone(), self.run.admitted.identity.worker());
+        self.spawn("error report", async move {
+            report::send(&client, &worker, &ReportWorkerError { kind, title, description, extra }).await;
+            Outcome::Reported
+        });
+    }
+
+    /// The worker has ended: ends what it left, relays what it wrote, and lets reports and a retirement that are
+    /// under way come to their end.
+    async fn wind_down(mut self, mut process: Process, mut received: mpsc::Receiver<Message>) -> Ended {
+        process.end_descendants().await;
+        let drained = tokio::time::timeout(LAST_LINES, async {
+            while self.open_streams > 0 || self.reporting {
+                tokio::select! {
+                    Some(joined) = self.tasks.join_next_with_id() => {
+                        if let Some(event) = self.joined(joined) {
+                            // The run is over: nothing is decided any more, but the log tells.
+                            tracing::debug!("after the end of the run: {event:?}");
+                        }
+                    }
+                    Some(message) = received.recv() => {
+                        if let Message::ErrorReport(report) = message {
+                            self.reports.push_back(report);
+                            self.send_next_report();
+                        }
+                    }
+                    else => break,
+                }
+            }
+        });
+        if drained.await.is_err() {
+            tracing::warn!("something still holds the worker's output open: not waiting for it any longer");
+        }
+        if self.supervisor.is_retiring() {
+            while self.names.values().any(|name| *name == "retirement") {
+                match self.tasks.join_next_with_id().await {
+                    Some(joined) => drop(self.joined(joined)),
+                    None => break,
+                }
+            }
+        }
+        Ended {
+            exit: self.exit.unwrap_or(WorkerExit::Code(1)),
+            client: self.client.clone(),
+            asked: self.supervisor.asked_to_stop(),
+            signalled: self.supervisor.was_signalled(),
+            retired: self.supervisor.is_retiring(),
+            lost_part: self.supervisor.lost_part(),
+        }
+    }
+}
+
+fn adopt(run: &mut RunState, renewal: Renewal) {
+    run.admitted.credentials = renewal.credentials;
+    run.admitted.lease = Some(Lease { expires: renewal.expires, secret: renewal.secret });
+}
+
+async fn keep(cache: &Cache, run: RunState) -> bool {
+    match tokio::time::timeout(CACHE_PATIENCE, cache.keep(&Kept::Configured(run))).await {
+        Ok(kept) => kept,
+        Err(_) => {
+            tracing::error!("the cache could not be written within {} s", CACHE_PATIENCE.as_secs());
+            false
+        }
+    }
+}
+
+/// Writes messages to the worker until that fails.
+async fn write_input(input: Box<dyn AsyncWrite + Send + Unpin>, mut messages: mpsc::Receiver<Message>) -> io::Error {
+    let mut writer = MessageWriter::new(input);
+    while let Some(message) = messages.recv().await {
+        if let Err(error) = writer.send(&message).await {
+            return error;
+        }
+    }
+    io::Error::other("the run is over")
+}
+
+/// The first deadline that has come, or none after a while: the clock may have jumped meanwhile.
+async fn next_deadline(deadlines: &BTreeMap<Deadline, Timestamp>) -> Option<Deadline> {
+    let Some((deadline, time)) = deadlines.iter().min_by_key(|(_, time)| **time) else {
+        return std::future::pending().await;
+    };
+    let left = time.duration_since(Timestamp::now());
+    match Duration::try_from(left) {
+        Ok(left) if left > LONGEST_SLEEP => {
+            tokio::time::sleep(LONGEST_SLEEP).await;
+            None
+        }
+        Ok(left) if !left.is_zero() => {
+            tokio::time::sleep(left).await;
+            (*time <= Timestamp::now()).then_some(*deadline)
+        }
+        Ok(_) | Err(_) => Some(*deadline),
+    }
+}

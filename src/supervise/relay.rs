@@ -1,0 +1,73 @@
+//! Passes the worker's lines on to the log, in order, and its other messages to the event loop. Never waits for
+//! anything but the log's reader and the event loop, which waits for nobody.
+
+use crate::logging::LogStream;
+use std::collections::BTreeSet;
+use std::io;
+use tokio::io::AsyncRead;
+use tokio::sync::mpsc;
+use worker_protocol::line::LineReader;
+use worker_protocol::record;
+use worker_protocol::{Incoming, Message, MessageReader};
+
+/// Relays what the worker writes, until it writes no more.
+///
+/// # Errors
+/// Where the stream can't be read.
+pub async fn output(stream: impl AsyncRead + Unpin, log: LogStream, messages: mpsc::Sender<Message>) -> io::Result<()> {
+    let mut reader = MessageReader::new(stream);
+    let mut warned = BTreeSet::new();
+    while let Some(incoming) = reader.next().await? {
+        let has_room = match incoming {
+            Incoming::Text(bytes) => log.line(|out| push_lossy(out, bytes)),
+            Incoming::Message(Message::Log { body }) => log.line(|out| {
+                // Writing to memory doesn't fail.
+                let _ = record::render(&body, out);
+            }),
+            Incoming::Message(message) => {
+                // The event loop is gone once the run is over; the worker's lines still count.
+                let _ = messages.send(message).await;
+                true
+            }
+            Incoming::Malformed(malformed) => {
+                if warned.insert(malformed.kind.name().to_owned()) {
+                    tracing::warn!("the worker sent a malformed message, ignored (said once a kind): {malformed}");
+                }
+                true
+            }
+            Incoming::Unknown(name) => {
+                if warned.len() < 100 && warned.insert(name.clone()) {
+                    tracing::warn!(
+                        "the worker sent a message of the unknown type {name:?}, ignored (said once a type)"
+                    );
+                }
+                true
+            }
+        };
+        if !has_room {
+            log.room().await;
+        }
+    }
+    Ok(())
+}
+
+/// Relays what the worker writes to its standard error, byte for byte, until it writes no more.
+///
+/// # Errors
+/// Where the stream can't be read.
+pub async fn errors(stream: impl AsyncRead + Unpin, log: LogStream) -> io::Result<()> {
+    let mut reader = LineReader::new(stream);
+    while let Some(line) = reader.next().await? {
+        if !log.line(|out| out.extend_from_slice(line.bytes)) {
+            log.room().await;
+        }
+    }
+    Ok(())
+}
+
+fn push_lossy(out: &mut Vec<u8>, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(_) => out.extend_from_slice(bytes),
+        Err(_) => out.extend_from_slice(String::from_utf8_lossy(bytes).as_bytes()),
+    }
+}

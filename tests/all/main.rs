@@ -1,0 +1,19 @@
+//! `start-worker` as a user sees it: the real program, on simulated machines.
+
+mod support;
+
+#[cfg(unix)]
+mod boot;
+#[cfg(unix)]
+mod cache;
+mod commands;
+#[cfg(unix)]
+mod failures;
+#[cfg(unix)]
+mod faults;
+#[cfg(unix)]
+mod files;
+#[cfg(unix)]
+mod promises;
+#[cfg(unix)]
+mod supervision;

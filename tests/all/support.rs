@@ -1,0 +1,212 @@
+//! A simulated machine, and `start-worker` run on it.
+
+use serde_json::Value;
+use simulator::machine::Machine;
+use simulator::{CloudKind, Setup, Simulator};
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::mpsc::{self, Receiver};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Nothing here takes this long unless it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub fn start_worker() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_start-worker"))
+}
+
+/// The simulator, which is the worker too.
+pub fn simulated_worker() -> PathBuf {
+    let path = start_worker().with_file_name(format!("simulator{}", std::env::consts::EXE_SUFFIX));
+    assert!(path.is_file(), "{} is missing: run the tests with `cargo test --workspace`", path.display());
+    path
+}
+
+/// A machine and all around it.
+pub struct Fixture {
+    pub simulator: Simulator,
+    pub machine: Machine,
+    folder: TempDir,
+}
+
+impl Fixture {
+    /// A machine of that kind with a generic-worker that says hello and is done.
+    pub fn new(kind: CloudKind) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let simulator = Simulator::start(&Setup { kind, latency: Duration::ZERO }).unwrap();
+        let machine = Machine::new(&simulator, folder.path(), start_worker(), &simulated_worker()).unwrap();
+        Self { simulator, machine, folder }
+    }
+
+    /// A machine whose run is kept over reboots.
+    pub fn with_cache(kind: CloudKind) -> Self {
+        let mut fixture = Self::new(kind);
+        fixture.machine.config["cacheOverRestarts"] = fixture.path("cache.json").to_str().unwrap().into();
+        fixture
+    }
+
+    /// What the worker does.
+    pub fn script(mut self, script: Value) -> Self {
+        self.machine.script = script;
+        self
+    }
+
+    /// A path in the machine's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The pool that the machine works for.
+    pub fn pool(&self) -> String {
+        self.simulator.world(|world| world.cloud.launch.worker_pool_id.clone())
+    }
+
+    /// The worker's configuration as it was written.
+    pub fn worker_config(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.machine.worker_config()).unwrap()).unwrap()
+    }
+
+    /// Boots the machine and waits until it is done.
+    pub fn boot(&self) -> Finished {
+        self.start().finish()
+    }
+
+    /// Boots the machine.
+    pub fn start(&self) -> Running {
+        Running::spawn(&mut self.machine.command().unwrap())
+    }
+
+    /// What a deployment would not have taken, and doesn't have to be there.
+    pub fn assert_no_violation(&self) {
+        let violations = self.simulator.world(|world| world.taskcluster.violations.clone());
+        assert!(violations.is_empty(), "{violations:#?}");
+    }
+}
+
+/// A `start-worker` that runs.
+pub struct Running {
+    child: Child,
+    errors: Receiver<Vec<u8>>,
+    log: Vec<u8>,
+    reader: JoinHandle<()>,
+    output: JoinHandle<Vec<u8>>,
+}
+
+/// A `start-worker` that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: Option<i32>,
+    pub log: String,
+    pub output: String,
+}
+
+impl Running {
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let (mut errors, mut output) = (child.stderr.take().unwrap(), child.stdout.take().unwrap());
+        let (send, receive) = mpsc::channel();
+        let reader = thread::spawn(move || {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(read @ 1..) = errors.read(&mut buffer) {
+                if send.send(buffer[..read].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        let output = thread::spawn(move || {
+            let mut all = Vec::new();
+            output.read_to_end(&mut all).unwrap();
+            all
+        });
+        Self { child, errors: receive, log: Vec::new(), reader, output }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the log holds this.
+    pub fn wait_for(&mut self, text: &str) {
+        while !contains(&self.log, text.as_bytes()) {
+            match self.errors.recv_timeout(PATIENCE) {
+                Ok(bytes) => self.log.extend(bytes),
+                Err(_) => panic!("the log never held {text:?}:\n{}", String::from_utf8_lossy(&self.log)),
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// The most memory that it has used so far, in MiB.
+    pub fn peak_memory(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap() / 1024.0
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Finished {
+        let (done, wait) = mpsc::channel::<()>();
+        let id = self.child.id();
+        // A hang is a failure with a log, not a test that never ends.
+        let watchdog = thread::spawn(move || {
+            if wait.recv_timeout(PATIENCE * 3) == Err(mpsc::RecvTimeoutError::Timeout) {
+                #[cfg(unix)]
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(i32::try_from(id).unwrap()),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
+                #[cfg(not(unix))]
+                let _ = id;
+            }
+        });
+        let status = self.child.wait().unwrap();
+        drop(done);
+        watchdog.join().unwrap();
+        self.reader.join().unwrap();
+        self.log.extend(self.errors.try_iter().flatten());
+        let output = self.output.join().unwrap();
+        Finished {
+            code: status.code(),
+            log: String::from_utf8_lossy(&self.log).into_owned(),
+            output: String::from_utf8_lossy(&output).into_owned(),
+        }
+    }
+}
+
+impl Finished {
+    /// The log has this.
+    #[track_caller]
+    pub fn assert_logged(&self, text: &str) -> &Self {
+        assert!(self.log.contains(text), "the log lacks {text:?}:\n{}", self.log);
+        self
+    }
+
+    /// The log hasn't this.
+    #[track_caller]
+    pub fn assert_not_logged(&self, text: &str) -> &Self {
+        assert!(!self.log.contains(text), "the log holds {text:?}:\n{}", self.log);
+        self
+    }
+
+    /// It ended with this code.
+    #[track_caller]
+    pub fn assert_code(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "the log:\n{}", self.log);
+        self
+    }
+}
+
+/// Whether bytes hold bytes.
+pub fn contains(all: &[u8], part: &[u8]) -> bool {
+    memchr::memmem::find(all, part).is_some()
+}
