@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use taskcluster_api::{Credentials, ExposeSecret, RootUrl, WorkerPoolId};
 
 /// The version of the format below. Another one is not read.
@@ -26,6 +28,14 @@ const VERSION: u64 = 1;
 pub struct Cache {
     path: Option<PathBuf>,
     provider: &'static str,
+    writes: Arc<Writes>,
+}
+
+/// One write at a time, and none that is older than one that is done: a write that hangs on a disk may wake up late.
+#[derive(Debug, Default)]
+struct Writes {
+    asked: AtomicU64,
+    done: Mutex<u64>,
 }
 
 /// What an earlier boot reached.
@@ -154,7 +164,7 @@ struct GoCredentials {
 impl Cache {
     /// The cache at that path; none keeps nothing. `provider` is the word in the runner config.
     pub fn new(path: Option<PathBuf>, provider: &'static str) -> Self {
-        Self { path, provider }
+        Self { path, provider, writes: Arc::default() }
     }
 
     /// Whether runs are kept.
@@ -230,12 +240,20 @@ impl Cache {
     pub async fn keep(&self, kept: &Kept) -> bool {
         let Some(path) = self.path.clone() else { return true };
         let document = Document::of(self.provider, kept);
+        let writes = Arc::clone(&self.writes);
+        let number = writes.asked.fetch_add(1, Ordering::Relaxed) + 1;
         let written = tokio::task::spawn_blocking(move || {
+            let mut done = writes.done.lock().unwrap_or_else(PoisonError::into_inner);
+            if *done > number {
+                return Ok(());
+            }
             let text = serde_json::to_vec(&document)?;
             private_file::write(&path, &text, Durability::Durable).map_err(|error| {
                 tracing::error!("cannot write the cache {}: {error}; a reboot would begin anew", path.display());
                 error
-            })
+            })?;
+            *done = number;
+            Ok::<(), io::Error>(())
         });
         matches!(written.await, Ok(Ok(())))
     }
@@ -306,8 +324,8 @@ impl Document {
     }
 }
 
-/// The Go program writes its files before its cache, so none is left to be written; its configuration holds all
-/// layers in one.
+/// The Go program writes its files at every boot, so those of the run that it kept have been written at least once; its
+/// configuration holds all layers in one.
 fn read_go(document: Map<String, Value>) -> Result<Kept, serde_json::Error> {
     use serde::de::Error;
     let go: GoDocument = serde_json::from_value(Value::Object(document))?;

@@ -1,7 +1,6 @@
 //! `start-worker check`: every mistake at once.
 
 use crate::cli::{CheckArguments, CheckFormat};
-use crate::driver;
 use crate::error::Stage;
 use crate::preflight;
 use crate::runner_config::{self, Problem, RunnerConfigError, Severity};
@@ -13,21 +12,27 @@ use std::path::Path;
 /// Checks a runner config. The answer is the exit code.
 ///
 /// # Errors
-/// Where the file can't be read.
+/// Where the file can't be read; as JSON that is one of the problems.
 pub fn check(arguments: &CheckArguments) -> Result<u8, RunnerConfigError> {
-    let mut loaded = runner_config::load(&arguments.runner_config)?;
-    if let Some(config) = loaded.config.clone() {
-        let driver = driver::build(&config.worker);
-        let found = preflight::problems(&loaded, &config, &*driver);
-        loaded.problems.extend(found);
-        loaded.problems.sort_by_key(|problem| (problem.line, problem.column));
-    }
+    let path = &arguments.runner_config;
+    let problems = match (runner_config::load(path), arguments.format) {
+        (Ok(mut loaded), _) => {
+            let found = preflight::problems(&loaded);
+            loaded.problems.extend(found);
+            loaded.problems.sort_by_key(|problem| (problem.line, problem.column));
+            loaded.problems
+        }
+        (Err(error), CheckFormat::Json) => {
+            vec![Problem::of_file(Severity::Error, crate::error::Chain(&error).to_string())]
+        }
+        (Err(error), CheckFormat::Text) => return Err(error),
+    };
     // A reader that went away is no failure of the check.
     let _ = match arguments.format {
-        CheckFormat::Text => print_text(&loaded.path, &loaded.problems),
-        CheckFormat::Json => print_json(&loaded.path, &loaded.problems),
+        CheckFormat::Text => print_text(path, &problems),
+        CheckFormat::Json => print_json(path, &problems),
     };
-    let failed = loaded.problems.iter().any(Problem::is_error);
+    let failed = problems.iter().any(Problem::is_error);
     Ok(if failed { Stage::RunnerConfig.exit_code() } else { 0 })
 }
 

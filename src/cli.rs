@@ -10,7 +10,6 @@ use std::path::PathBuf;
     name = "start-worker",
     version,
     disable_help_subcommand = true,
-    args_conflicts_with_subcommands = true,
     after_help = "Exit status: the worker's own, 128 and the number for a signal, or a code for what failed (see the README)."
 )]
 pub struct Cli {

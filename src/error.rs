@@ -44,6 +44,14 @@ pub enum RunError {
         /// When.
         expired: Timestamp,
     },
+    /// A file named on the command line can't be used.
+    #[error("reading {}: {problem}", path.display())]
+    Document {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The secrets can't be had.
     #[error("getting the worker pool's secrets")]
     Secrets(#[source] SecretsError),
@@ -62,6 +70,9 @@ pub enum RunError {
     /// A part of us failed while the worker ran.
     #[error("staying beside the worker: a part of start-worker failed, and the worker was stopped")]
     Supervision,
+    /// A panic of ours.
+    #[error("running: start-worker has a bug")]
+    Bug,
     /// The system doesn't give us what we need to supervise.
     #[error("getting ready to supervise the worker")]
     System(#[source] std::io::Error),
@@ -193,11 +204,12 @@ impl RunError {
             Self::Client(_) | Self::Registration { .. } => Stage::Registration,
             Self::Expired { .. } => Stage::Expired,
             Self::Secrets(_) => Stage::Secrets,
-            Self::Configuration(_) => Stage::Configuration,
+            Self::Configuration(_) | Self::Document { .. } => Stage::Configuration,
             Self::Files(_) => Stage::Files,
             Self::Preflight(_) => Stage::Preflight,
             Self::Start(_) => Stage::Start,
             Self::Supervision | Self::System(_) => Stage::Supervision,
+            Self::Bug => Stage::Bug,
         }
     }
 
@@ -226,21 +238,44 @@ impl RunError {
             Self::Secrets(SecretsError::Form(_)) | Self::Configuration(_) => {
                 "try the definition offline: start-worker show-config runner.yml --registration FILE --secret FILE"
             }
-            Self::Files(_) => {
-                "correct `files` in the worker pool's definition or its secret; nothing was left half written"
-            }
+            Self::Document { .. } => "name a YAML or JSON file that holds a mapping",
+            Self::Files(_) => "correct `files` in the worker pool's definition or its secret, or make room for them",
             Self::Preflight(_) => "install the worker there, or correct `worker` in the runner config",
             Self::Start(_) => "see the cause above; start-worker check FILE looks at the same things",
-            Self::Supervision | Self::System(_) => "please report this with the log above",
+            Self::Supervision | Self::System(_) | Self::Bug => "please report this with the log above",
         }
     }
 
-    /// The error with its causes and its hint, in lines.
+    /// The error with its causes and its hint, in lines, for the log of this machine.
     pub fn report(&self) -> String {
+        self.describe(&causes(self))
+    }
+
+    /// The same for everybody's eyes: without the causes where those tell of what came from a secret.
+    pub fn public_report(&self) -> String {
+        match self {
+            Self::Files(_) | Self::Configuration(_) | Self::Secrets(SecretsError::Form(_)) => self.describe(&[]),
+            Self::RunnerConfig(_)
+            | Self::Provider(_)
+            | Self::Reclaimed(_)
+            | Self::Client(_)
+            | Self::Registration { .. }
+            | Self::Expired { .. }
+            | Self::Document { .. }
+            | Self::Secrets(SecretsError::Refused { .. })
+            | Self::Preflight(_)
+            | Self::Start(_)
+            | Self::Supervision
+            | Self::Bug
+            | Self::System(_) => self.report(),
+        }
+    }
+
+    fn describe(&self, causes: &[String]) -> String {
         let mut text = format!("failed while {self}");
-        for cause in causes(self) {
+        for cause in causes {
             // A cause that says nothing new is left out.
-            if !text.contains(&cause) {
+            if !text.contains(cause) {
                 let _ = write!(text, "\n  because: {cause}");
             }
         }

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -29,8 +30,17 @@ const MOST: usize = 2 * 1024 * 1024;
 /// The targets that may be logged: ours. What HTTP libraries log at trace level holds signed headers.
 const OUR_TARGETS: [&str; 4] = ["start_worker", "worker_runner", "taskcluster_api", "worker_protocol"];
 
-/// How long the end of the process waits for the log's reader.
+/// How long the end of the process waits for a reader of the log that doesn't read.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
+
+/// How long it waits for one that does.
+const LONGEST_FLUSH: Duration = Duration::from_secs(60);
+
+/// At most this many bytes are written at once, so that progress shows.
+const CHUNK: usize = 64 * 1024;
+
+/// Between two tries to write to a stream that somebody made non-blocking.
+const NOT_READY: Duration = Duration::from_millis(5);
 
 /// Where log lines go. Cheap to clone.
 #[derive(Clone)]
@@ -44,6 +54,8 @@ struct Shared {
     written: Condvar,
     drained: Notify,
     zone: TimeZone,
+    /// How many bytes have been written so far.
+    progress: AtomicU64,
 }
 
 #[derive(Default)]
@@ -97,6 +109,7 @@ impl LogStream {
             written: Condvar::new(),
             drained: Notify::new(),
             zone: TimeZone::system(),
+            progress: AtomicU64::new(0),
         });
         let stream = Self { shared: Arc::clone(&shared) };
         thread::Builder::new().name("log".into()).stack_size(64 * 1024).spawn(move || write_out(&shared, sink))?;
@@ -147,11 +160,40 @@ impl LogStream {
         }
     }
 
-    /// Waits until everything is written, for a few seconds at most.
+    /// Adds a line without waiting for anything, not even for the lock: for a panic, which may hold it.
+    pub fn emergency(&self, text: &str) {
+        match self.shared.state.try_lock() {
+            Ok(mut state) => {
+                state.stamp_line(&self.shared.zone);
+                state.waiting.extend_from_slice(text.as_bytes());
+                state.waiting.push(b'\n');
+                self.shared.filled.notify_one();
+            }
+            Err(_) => eprintln!("{text}"),
+        }
+    }
+
+    /// How many bytes have been written so far: a reader is slow while this grows, and gone while it doesn't.
+    pub fn progress(&self) -> u64 {
+        self.shared.progress.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything is written, for as long as the reader gets on: at most a few seconds without any progress,
+    /// and a minute in all.
     pub fn flush(&self) {
-        let state = self.shared.lock();
-        let pending = |state: &mut State| !state.waiting.is_empty() || state.writing > 0;
-        drop(self.shared.written.wait_timeout_while(state, LAST_FLUSH, pending));
+        let began = Instant::now();
+        let mut progress = self.progress();
+        while began.elapsed() < LONGEST_FLUSH {
+            let state = self.shared.lock();
+            let pending = |state: &mut State| !state.waiting.is_empty() || state.writing > 0;
+            let waited = self.shared.written.wait_timeout_while(state, LAST_FLUSH, pending);
+            let (state, result) = waited.unwrap_or_else(PoisonError::into_inner);
+            drop(state);
+            let before = std::mem::replace(&mut progress, self.progress());
+            if !result.timed_out() || before == progress {
+                return;
+            }
+        }
     }
 }
 
@@ -186,13 +228,31 @@ fn write_out(shared: &Shared, mut sink: impl Write) {
             std::mem::swap(&mut batch, &mut state.waiting);
             state.writing = batch.len();
         }
-        let _ = sink.write_all(&batch).and_then(|()| sink.flush());
+        write_batch(&mut sink, &batch, &shared.progress);
         batch.clear();
         batch.shrink_to(ROOM);
         shared.lock().writing = 0;
         shared.written.notify_all();
         shared.drained.notify_waiters();
     }
+}
+
+fn write_batch(sink: &mut impl Write, batch: &[u8], progress: &AtomicU64) {
+    let mut rest = batch;
+    while !rest.is_empty() {
+        match sink.write(&rest[..rest.len().min(CHUNK)]) {
+            Ok(0) => return,
+            Ok(written) => {
+                rest = &rest[written..];
+                progress.fetch_add(written as u64, Ordering::Relaxed);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Others share the stream, and one of them may have made it so.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(NOT_READY),
+            Err(_) => return,
+        }
+    }
+    let _ = sink.flush();
 }
 
 /// Makes `stream` the place where `tracing` events go, at this level.

@@ -31,7 +31,10 @@ fn main() -> ExitCode {
         }
     };
     // A panic of ours is a line in the log and an exit code of its own, and nothing else writes to the log's stream.
-    panic::set_hook(Box::new(|panic| tracing::error!("BUG in start-worker {VERSION}, please report it: {panic}")));
+    let last_words = log.clone();
+    panic::set_hook(Box::new(move |panic| {
+        last_words.emergency(&format!("error: BUG in start-worker {VERSION}, please report it: {panic}"));
+    }));
     let code = panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli, &log))).unwrap_or(Stage::Bug.exit_code());
     log.flush();
     code.into()
@@ -51,8 +54,12 @@ fn dispatch(cli: Cli, log: &LogStream) -> u8 {
         return 0;
     }
     let result = match (cli.command, cli.runner_config) {
-        (Some(Command::Check(arguments)), _) => check::check(&arguments).map_err(RunError::from),
-        (Some(Command::ShowConfig(arguments)), _) => show_config::show(&arguments).map(|()| 0),
+        (Some(_), Some(stray)) => {
+            tracing::error!("{} stands before the command: name the runner config behind it", stray.display());
+            return Stage::CommandLine.exit_code();
+        }
+        (Some(Command::Check(arguments)), None) => check::check(&arguments).map_err(RunError::from),
+        (Some(Command::ShowConfig(arguments)), None) => show_config::show(&arguments).map(|()| 0),
         (None, Some(runner_config)) => {
             let metadata_service = cli.metadata_service.unwrap_or_default();
             boot(RunOptions { runner_config, metadata_service }, log)
@@ -72,8 +79,8 @@ fn dispatch(cli: Cli, log: &LogStream) -> u8 {
 /// do.
 fn boot(options: RunOptions, log: &LogStream) -> Result<u8, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::System)?;
-    let result = runtime.block_on(run(options, log.clone()));
+    let result = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(run(options, log.clone()))));
     // A thread that hangs on a disk or a name server doesn't keep us.
     runtime.shutdown_background();
-    result
+    result.unwrap_or(Err(RunError::Bug))
 }

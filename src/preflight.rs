@@ -1,9 +1,9 @@
 //! Whether this machine is fit for what its runner config asks: the worker's program, the folders that are written
 //! to. Changes nothing.
 
-use crate::driver::{Driver, DriverError};
+use crate::driver::{self, Driver, DriverError};
 use crate::platform::{self, Access};
-use crate::runner_config::{Loaded, Position, Problem, RunnerConfig, Severity, WorkerConfig};
+use crate::runner_config::{Loaded, Position, Problem, Severity, WorkerConfig};
 use std::io;
 use std::path::Path;
 
@@ -24,11 +24,14 @@ pub fn before_registration(driver: &dyn Driver, is_cloud: bool, files_may_bring_
 }
 
 /// Everything that `check` finds on this machine, each with its key's place in the file.
-pub fn problems(loaded: &Loaded, config: &RunnerConfig, driver: &dyn Driver) -> Vec<Problem> {
+pub fn problems(loaded: &Loaded) -> Vec<Problem> {
     let mut problems = Vec::new();
-    if let Err(error) = driver.preflight() {
-        let severity = if config.provider.is_cloud() { Severity::Warning } else { Severity::Error };
-        let key = match &config.worker {
+    let is_cloud = loaded.config.as_ref().is_some_and(|config| config.provider.is_cloud());
+    if let Some(worker) = &loaded.worker
+        && let Err(error) = driver::build(worker).preflight()
+    {
+        let severity = if is_cloud { Severity::Warning } else { Severity::Error };
+        let key = match worker {
             WorkerConfig::GenericWorker { .. } | WorkerConfig::DockerWorker { .. } => ["worker", "path"],
             WorkerConfig::Dummy => ["worker", "implementation"],
         };
@@ -36,13 +39,13 @@ pub fn problems(loaded: &Loaded, config: &RunnerConfig, driver: &dyn Driver) -> 
         problem.severity = severity;
         problems.push(problem);
     }
-    let config_path = match &config.worker {
-        WorkerConfig::GenericWorker { config_path, .. } | WorkerConfig::DockerWorker { config_path, .. } => {
+    let config_path = match &loaded.worker {
+        Some(WorkerConfig::GenericWorker { config_path, .. } | WorkerConfig::DockerWorker { config_path, .. }) => {
             Some((["worker", "configPath"].as_slice(), config_path))
         }
-        WorkerConfig::Dummy => None,
+        Some(WorkerConfig::Dummy) | None => None,
     };
-    let cache = config.cache_over_restarts.as_ref().map(|path| (["cacheOverRestarts"].as_slice(), path));
+    let cache = loaded.cache_over_restarts.as_ref().map(|path| (["cacheOverRestarts"].as_slice(), path));
     for (keys, path) in config_path.into_iter().chain(cache) {
         if let Err(error) = can_be_written(path) {
             problems.push(at(loaded, keys).note(format!("{} cannot be written: {error}", path.display())));

@@ -49,13 +49,14 @@ pub async fn admit(
     match found.claim {
         Claim::Preissued(credentials) => Ok(Admitted { identity, credentials, lease: None, worker_config: Map::new() }),
         Claim::Proof(mut proof) => {
-            let (worker, mut refusals) = (identity.worker(), Tries::begin(REFUSAL_PATIENCE));
+            let (worker, mut refusals) = (identity.worker(), None);
             loop {
                 let error = match register(client, &worker, &identity.provider_id, &proof).await {
                     Ok(registration) => return Ok(admitted(identity, registration)),
                     Err(error) => error,
                 };
                 let may_pass = is_cloud && matches!(error.status(), Some(400 | 404)) && !error.is_already_registered();
+                let refusals = refusals.get_or_insert_with(|| Tries::begin(REFUSAL_PATIENCE));
                 let Some(pause) = refusals.next_pause(None).filter(|_| may_pass) else {
                     return Err(RegistrationError::Refused(error));
                 };

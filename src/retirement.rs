@@ -26,6 +26,12 @@ pub async fn remove_or_shut_down(client: &Client, worker: &WorkerName) {
 
 async fn shut_down() -> io::Result<()> {
     let mut command = platform::shutdown_command()?;
-    let status = tokio::task::spawn_blocking(move || command.status()).await.map_err(io::Error::other)??;
-    if status.success() { Ok(()) } else { Err(io::Error::other(format!("shutdown ended with {status}"))) }
+    let status = tokio::task::spawn_blocking(move || command.status()).await.map_err(io::Error::other)?;
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(io::Error::other(format!("shutdown ended with {status}"))),
+        // Beside a worker every ended child is cleared away: this one ran, and how it ended is not known.
+        Err(error) if error.raw_os_error() == Some(platform::NO_CHILD) => Ok(()),
+        Err(error) => Err(error),
+    }
 }

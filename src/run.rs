@@ -3,8 +3,9 @@
 //! one left off.
 
 use crate::cache::{Cache, CacheProblem, Kept};
+use crate::driver::process::WorkerExit;
 use crate::driver::{self, Driver, Started};
-use crate::error::{RunError, Stage};
+use crate::error::RunError;
 use crate::layer::{Layer, Source};
 use crate::logging::LogStream;
 use crate::outcome::{Retirement, RunOutcome};
@@ -15,7 +16,6 @@ use crate::runner_config::{self, ProviderConfig, RunnerConfig};
 use crate::secrets::{self, FormError, Share};
 use crate::supervise::{Ended, StopSignals, Surroundings, supervise};
 use crate::{VERSION, files, platform, preflight, registration, report, retirement};
-use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,17 +46,25 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
     let (kept, problem) = boot.recall().await;
     preflight::before_registration(&*boot.driver, boot.is_cloud, files_are_waiting(kept.as_ref()))
         .map_err(RunError::Preflight)?;
-    let (kept, client) = match kept {
+    let (kept, client, expired) = match kept {
         Some(kept) => {
-            let client = boot.client_of(kept.admitted())?;
-            (kept, client)
+            let (client, expired) = (boot.client_of(kept.admitted())?, kept.admitted().expired());
+            (kept, client, expired)
         }
-        None => boot.register(problem).await?,
+        None => {
+            let (kept, client) = boot.register(problem).await?;
+            (kept, client, None)
+        }
     };
 
     // From here on the machine is worker-manager's: whatever fails is reported, and a cloud's machine retired.
     let (admitted, is_cloud) = (kept.admitted().clone(), boot.is_cloud);
-    match boot.work(kept, client.clone(), log).await {
+    let worked = match expired {
+        Some(expired) => Err(RunError::Expired { expired }),
+        // A task of its own, so that a panic arrives as an outcome too. There is one thread, so it is the same one.
+        None => tokio::spawn(boot.work(kept, client.clone(), log)).await.unwrap_or(Err(RunError::Bug)),
+    };
+    match worked {
         Ok(Some(ended)) => conclude(&admitted, ended, is_cloud).await,
         Ok(None) => {
             if is_cloud {
@@ -115,7 +123,7 @@ impl Boot {
         match &self.config.provider {
             // The operator may have changed them in the file that is their home.
             ProviderConfig::Standalone(config) => kept.admitted_mut().credentials = config.credentials.clone(),
-            ProviderConfig::Static(_) if expired(kept.admitted()).is_some() => {
+            ProviderConfig::Static(_) if kept.admitted().expired().is_some() => {
                 tracing::warn!("the credentials of the run kept from an earlier boot have ended: registering anew");
                 return (None, None);
             }
@@ -145,9 +153,6 @@ impl Boot {
 
     /// From a registered machine to a worker that has ended, or to none where the driver has none.
     async fn work(self, kept: Kept, client: Client, log: LogStream) -> Result<Option<Ended>, RunError> {
-        if let Some(expired) = expired(kept.admitted()) {
-            return Err(RunError::Expired { expired });
-        }
         let run = match kept {
             Kept::Admitted(admitted) => self.configure(admitted, &client).await?,
             Kept::Configured(run) => run,
@@ -231,11 +236,6 @@ pub fn layers_of(
     Ok(share)
 }
 
-/// When the credentials ended, if they have.
-fn expired(admitted: &Admitted) -> Option<Timestamp> {
-    admitted.lease.as_ref().map(|lease| lease.expires).filter(|expires| *expires <= Timestamp::now())
-}
-
 fn files_are_waiting(kept: Option<&Kept>) -> bool {
     match kept {
         Some(Kept::Configured(run)) => !run.files.is_empty(),
@@ -243,36 +243,52 @@ fn files_are_waiting(kept: Option<&Kept>) -> bool {
     }
 }
 
-/// What follows the worker's end.
+/// What follows the worker's end. A signal that comes meanwhile, as when init stops one after the other, leaves the
+/// machine alone.
 async fn conclude(admitted: &Admitted, ended: Ended, is_cloud: bool) -> Result<u8, RunError> {
+    let Ended { exit, client, asked, signalled, retired, lost_part, mut signals } = ended;
     let worker = admitted.identity.worker();
-    let outcome = RunOutcome::of(ended.exit, ended.asked);
-    if let Some((kind, title)) = outcome.failure() {
-        let description = format!("{title}. The machine's log says more.");
-        let extra = extra(&[("exitCode", json!(ended.exit.exit_code()))]);
-        let error = ReportWorkerError { kind: kind.to_owned(), title, description, extra };
-        report::send(&ended.client, &worker, &error).await;
+    let outcome = RunOutcome::of(exit, asked);
+    let report = if lost_part { Some(failure_of(&RunError::Supervision)) } else { worker_failure(outcome, exit) };
+    let finish = async {
+        if let Some(report) = report {
+            report::send(&client, &worker, report).await;
+        }
+        match outcome.retirement(is_cloud, signalled) {
+            Retirement::RemoveWorker if !retired => retirement::remove_or_shut_down(&client, &worker).await,
+            Retirement::RemoveWorker | Retirement::LeaveRunning => {}
+        }
+    };
+    tokio::select! {
+        () = finish => {}
+        () = signals.next() => tracing::info!("told to stop: leaving the machine as it is"),
     }
-    match outcome.retirement(is_cloud, ended.signalled) {
-        Retirement::RemoveWorker if !ended.retired => retirement::remove_or_shut_down(&ended.client, &worker).await,
-        Retirement::RemoveWorker | Retirement::LeaveRunning => {}
-    }
-    if ended.lost_part { Err(RunError::Supervision) } else { Ok(ended.exit.exit_code()) }
+    if lost_part { Err(RunError::Supervision) } else { Ok(exit.exit_code()) }
+}
+
+fn worker_failure(outcome: RunOutcome, exit: WorkerExit) -> Option<ReportWorkerError> {
+    let (kind, title) = outcome.failure()?;
+    let description = format!("{title}. The machine's log says more.");
+    let extra = extra(&[("exitCode", json!(exit.exit_code()))]);
+    Some(ReportWorkerError { kind: kind.to_owned(), title, description, extra })
 }
 
 /// What follows a failure of ours on a registered machine.
 async fn give_up(error: &RunError, client: &Client, admitted: &Admitted, is_cloud: bool) {
     let worker = admitted.identity.worker();
-    let stage: Stage = error.stage();
-    let failure = ReportWorkerError {
-        kind: format!("start-worker-{}", stage.name()),
-        title: format!("start-worker failed: {}", stage.meaning()),
-        description: error.report(),
-        extra: extra(&[("stage", json!(stage.name())), ("exitCode", json!(stage.exit_code()))]),
-    };
-    report::send(client, &worker, &failure).await;
+    report::send(client, &worker, failure_of(error)).await;
     if is_cloud {
         retirement::remove_or_shut_down(client, &worker).await;
+    }
+}
+
+fn failure_of(error: &RunError) -> ReportWorkerError {
+    let stage = error.stage();
+    ReportWorkerError {
+        kind: format!("start-worker-{}", stage.name()),
+        title: format!("start-worker failed: {}", stage.meaning()),
+        description: error.public_report(),
+        extra: extra(&[("stage", json!(stage.name())), ("exitCode", json!(stage.exit_code()))]),
     }
 }
 

@@ -74,6 +74,13 @@ pub struct Admitted {
     pub worker_config: Map<String, Value>,
 }
 
+impl Admitted {
+    /// When the credentials ended, if they have.
+    pub fn expired(&self) -> Option<Timestamp> {
+        self.lease.as_ref().map(|lease| lease.expires).filter(|expires| *expires <= Timestamp::now())
+    }
+}
+
 /// All that the worker will be told and given.
 #[derive(Debug, Clone)]
 pub struct RunState {

@@ -65,20 +65,22 @@ pub async fn fetch(client: &Client, pool: &WorkerPoolId) -> Result<Share, Secret
     let secrets = Secrets::new(client.clone());
     let names = [format!("worker-type:{pool}"), format!("worker-pool:{pool}")];
     let retry = RetryPolicy::persistent(PATIENCE);
-    let (legacy, current) = tokio::join!(secrets.get(&names[0], retry), secrets.get(&names[1], retry));
-    let mut share = Share::default();
-    // A 403 is no fault for the legacy name: workers are no longer given its scope.
-    let answers = [(legacy, true), (current, false)];
-    for (name, (answer, may_be_forbidden)) in names.into_iter().zip(answers) {
-        match answer {
-            Ok(secret) => share.extend(read(secret.secret, Source::Secret(name))?),
-            Err(error) if error.class() == ErrorClass::Absent => tracing::debug!("there is no secret {name}"),
-            Err(error) if may_be_forbidden && error.status() == Some(403) => {
-                tracing::debug!("the secret {name} may not be read");
-            }
-            Err(source) => return Err(SecretsError::Refused { name, source }),
+    let ask = async |name: String, may_be_forbidden: bool| match secrets.get(&name, retry).await {
+        Ok(secret) => Ok(read(secret.secret, Source::Secret(name))?),
+        Err(error) if error.class() == ErrorClass::Absent => {
+            tracing::info!("there is no secret {name}");
+            Ok(Share::default())
         }
-    }
+        Err(error) if may_be_forbidden && error.status() == Some(403) => {
+            tracing::info!("the secret {name} may not be read, which is no fault");
+            Ok(Share::default())
+        }
+        Err(source) => Err(SecretsError::Refused { name, source }),
+    };
+    // A 403 is no fault for the legacy name: workers are no longer given its scope.
+    let [legacy, current] = names;
+    let (mut share, upper) = tokio::try_join!(ask(legacy, true), ask(current, false))?;
+    share.extend(upper);
     Ok(share)
 }
 

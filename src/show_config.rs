@@ -9,8 +9,8 @@ use crate::layer::{Layer, Merged, REDACTED, Source};
 use crate::platform;
 use crate::run::layers_of;
 use crate::run_state::{Admitted, Identity};
-use crate::runner_config::{self, HostConfig, ProviderConfig, RunnerConfig, RunnerConfigError};
-use crate::secrets::{self, FormError};
+use crate::runner_config::{self, ProviderConfig, RunnerConfig, SyntaxError};
+use crate::secrets;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -28,13 +28,7 @@ const LATER: &str = "known-at-boot";
 pub fn show(arguments: &ShowConfigArguments) -> Result<(), RunError> {
     let config = runner_config::load(&arguments.runner_config)?.require()?;
     let driver = driver::build(&config.worker);
-    let cached = match Cache::new(config.cache_over_restarts.clone(), config.provider.name()).load() {
-        Ok(cached) => cached,
-        Err(problem) => {
-            tracing::warn!("{problem}");
-            None
-        }
-    };
+    let cached = kept_run(&config);
     let merged = merge(arguments, &config, &*driver, cached)?;
     let text = match arguments.format {
         ShowFormat::Tree => tree(&merged, arguments.reveal_secrets),
@@ -53,27 +47,29 @@ fn merge(
     driver: &dyn Driver,
     cached: Option<Kept>,
 ) -> Result<Merged, RunError> {
-    let trying = arguments.registration.is_some() || !arguments.secret.is_empty();
     let mut admitted = cached.as_ref().map_or_else(|| unregistered(&config.provider), |kept| kept.admitted().clone());
-    let layers = match cached {
-        Some(Kept::Configured(run)) if !trying => run.layers,
-        Some(_) | None => {
-            if let Some(path) = &arguments.registration {
+    let mut layers = match (cached, &arguments.registration) {
+        // As a boot would go on, but for the secrets that are being tried.
+        (Some(Kept::Configured(mut run)), None) => {
+            run.layers.retain(|layer| arguments.secret.is_empty() || !matches!(layer.source, Source::Secret(_)));
+            run.layers
+        }
+        (Some(_) | None, registration) => {
+            if let Some(path) = registration {
                 admitted.worker_config = worker_config_of(read_document(path)?);
             }
-            let mut share = layers_of(config, driver, &admitted.worker_config).map_err(RunError::Configuration)?;
-            for path in &arguments.secret {
-                let mut document = read_document(path)?;
-                // The answer of the secrets service holds the secret in `secret`.
-                if let Some(Value::Object(secret)) = document.get("secret") {
-                    document = secret.clone();
-                }
-                let source = Source::Secret(path.display().to_string());
-                share.extend(secrets::read(document, source).map_err(RunError::Configuration)?);
-            }
-            share.layers
+            layers_of(config, driver, &admitted.worker_config).map_err(RunError::Configuration)?.layers
         }
     };
+    for path in &arguments.secret {
+        let mut document = read_document(path)?;
+        // The answer of the secrets service holds the secret in `secret`.
+        if let Some(Value::Object(secret)) = document.get("secret") {
+            document = secret.clone();
+        }
+        let source = Source::Secret(path.display().to_string());
+        layers.extend(secrets::read(document, source).map_err(RunError::Configuration)?.layers);
+    }
     let top: Vec<Layer> = driver.layers(&admitted);
     Ok(Merged::of(layers.iter().chain(&top)))
 }
@@ -91,44 +87,64 @@ fn worker_config_of(document: Map<String, Value>) -> Map<String, Value> {
 }
 
 fn read_document(path: &Path) -> Result<Map<String, Value>, RunError> {
-    let unreadable = |source| RunnerConfigError::Unreadable { path: path.to_owned(), source };
+    let wrong = |problem: String| RunError::Document { path: path.to_owned(), problem };
     let mut text = String::new();
-    platform::open_regular_file(path).and_then(|mut file| file.read_to_string(&mut text)).map_err(unreadable)?;
-    let node = runner_config::parse(text.trim_start_matches('\u{feff}')).map_err(|error| {
-        unreadable(io::Error::other(format!("line {}, column {}: {}", error.at.line, error.at.column, error.problem)))
-    })?;
-    match node.to_value() {
+    let read = platform::open_regular_file(path).and_then(|mut file| file.read_to_string(&mut text));
+    read.map_err(|error| wrong(error.to_string()))?;
+    let at =
+        |error: &SyntaxError| wrong(format!("line {}, column {}: {}", error.at.line, error.at.column, error.problem));
+    let document = runner_config::parse(text.trim_start_matches('\u{feff}')).map_err(|error| at(&error))?;
+    if let Some((_, mistake)) = document.mistakes.first() {
+        return Err(at(mistake));
+    }
+    match document.root.to_value() {
         Value::Object(document) => Ok(document),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-            let from = Source::Secret(path.display().to_string());
-            Err(RunError::Configuration(FormError::NoObject { from, key: "the whole file" }))
+            Err(wrong("it holds no mapping".to_owned()))
         }
     }
+}
+
+/// The run of an earlier boot, if the next boot would go on with it as far as that can be told offline.
+fn kept_run(config: &RunnerConfig) -> Option<Kept> {
+    let mut kept = match Cache::new(config.cache_over_restarts.clone(), config.provider.name()).load() {
+        Ok(kept) => kept?,
+        Err(problem) => {
+            tracing::warn!("{problem}: a boot would begin anew");
+            return None;
+        }
+    };
+    let cached = &kept.admitted().identity;
+    let host = match &config.provider {
+        ProviderConfig::Static(config) => Some(&config.host),
+        ProviderConfig::Standalone(config) => Some(&config.host),
+        ProviderConfig::Aws | ProviderConfig::Azure | ProviderConfig::Google => None,
+    };
+    if host.is_some_and(|host| !host.is(cached)) {
+        tracing::warn!("the run kept from an earlier boot belongs to {cached}: a boot would begin anew");
+        return None;
+    }
+    if let ProviderConfig::Standalone(config) = &config.provider {
+        kept.admitted_mut().credentials = config.credentials.clone();
+    }
+    if let Some(expired) = kept.admitted().expired() {
+        tracing::warn!("the credentials of the run kept from an earlier boot ended at {expired:.0}");
+        return None;
+    }
+    Some(kept)
 }
 
 /// The machine as far as it is known without a boot.
 fn unregistered(provider: &ProviderConfig) -> Admitted {
     let later = || Credentials { client_id: LATER.into(), access_token: LATER.into(), certificate: None };
     let (identity, credentials) = match provider {
-        ProviderConfig::Static(config) => (of_host(&config.host, Some(config.provider_id.clone()), "static"), later()),
-        ProviderConfig::Standalone(config) => (of_host(&config.host, None, "standalone"), config.credentials.clone()),
+        ProviderConfig::Static(config) => (config.host.identity(config.provider_id.clone(), "static"), later()),
+        ProviderConfig::Standalone(config) => {
+            (config.host.identity(placeholder(), "standalone"), config.credentials.clone())
+        }
         ProviderConfig::Aws | ProviderConfig::Azure | ProviderConfig::Google => (of_cloud(provider.name()), later()),
     };
     Admitted { identity, credentials, lease: None, worker_config: Map::new() }
-}
-
-fn of_host(host: &HostConfig, provider_id: Option<Identifier>, cloud: &str) -> Identity {
-    let mut location = BTreeMap::from([("cloud".to_owned(), cloud.to_owned())]);
-    location.extend(host.worker_location.clone());
-    Identity {
-        root_url: host.root_url.clone(),
-        provider_id: provider_id.unwrap_or_else(placeholder),
-        worker_pool_id: host.worker_pool_id.clone(),
-        worker_group: host.worker_group.clone(),
-        worker_id: host.worker_id.clone(),
-        metadata: host.provider_metadata.clone(),
-        location,
-    }
 }
 
 fn of_cloud(cloud: &str) -> Identity {

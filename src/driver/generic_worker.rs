@@ -1,7 +1,7 @@
 //! generic-worker: `<path> run --config <configPath> --with-worker-runner`, configured by one JSON file.
 
 use super::process::{Process, ProcessSpec};
-use super::{Driver, DriverError, Started, Worker, facts, location, require_program, write_config};
+use super::{Driver, DriverError, Started, Worker, facts, location, require_program, resolve, write_config};
 use crate::layer::{Layer, Source};
 use crate::run_state::{Admitted, RunState};
 use serde_json::{Map, Value};
@@ -44,13 +44,13 @@ impl Driver for GenericWorker {
     }
 
     fn preflight(&self) -> Result<(), DriverError> {
-        require_program(&self.path)
+        require_program(&resolve(&self.path))
     }
 
     fn start(&self, run: &RunState, oom_score_adj: Option<&str>) -> Result<Started, DriverError> {
         write_config(&self.config_path, &run.worker_config(&self.layers(&run.admitted)))?;
         let spec = ProcessSpec {
-            program: self.path.clone(),
+            program: resolve(&self.path),
             arguments: vec![
                 "run".into(),
                 "--config".into(),

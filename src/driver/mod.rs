@@ -106,6 +106,13 @@ pub fn build(config: &WorkerConfig) -> Box<dyn Driver> {
     }
 }
 
+/// The program that a path means: a bare name is looked for on `PATH`, as the Go program does.
+fn resolve(path: &Path) -> PathBuf {
+    let is_bare = path.components().count() == 1 && path.file_name() == Some(path.as_os_str());
+    let found = path.to_str().filter(|_| is_bare).and_then(platform::find_program);
+    found.unwrap_or_else(|| path.to_owned())
+}
+
 /// Whether a program is there and may be executed.
 fn require_program(path: &Path) -> Result<(), DriverError> {
     platform::access(path, Access::Execute).map_err(|source| DriverError::Program { path: path.to_owned(), source })

@@ -23,6 +23,9 @@ const MAX_LINK: u64 = 4096;
 /// The folders of an archive, outermost first, with their modes.
 pub type FolderModes = Vec<(PathBuf, u32)>;
 
+/// The mode of a folder that names none.
+const FOLDER_MODE: u32 = 0o755;
+
 /// The file type bits of a Unix mode, and their value for a link.
 const TYPE_BITS: u32 = 0o170_000;
 const TYPE_LINK: u32 = 0o120_000;
@@ -35,7 +38,7 @@ pub fn unpack(content: &[u8], folder: &Path, mode: u32) -> Result<FolderModes, S
     let mut archive =
         ZipArchive::new(Cursor::new(content)).map_err(|error| format!("it is no zip archive: {error}"))?;
     let Plan { entries, links } = plan(&mut archive)?;
-    fs::create_dir(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    platform::make_private_folder(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
     let mut budget = MAX_UNPACKED;
     let mut folders = FolderModes::new();
     for (index, path, kind) in entries {
@@ -44,21 +47,22 @@ pub fn unpack(content: &[u8], folder: &Path, mode: u32) -> Result<FolderModes, S
         let failed = |error: io::Error| format!("its entry {}: {error}", path.display());
         match kind {
             Kind::Folder => {
-                fs::create_dir_all(&target).map_err(failed)?;
-                if let Some(mode) = entry.unix_mode() {
-                    folders.push((path, mode & 0o7777));
+                platform::make_folders(&target).map_err(failed)?;
+                if let Some(mode) = mode_of(&entry) {
+                    folders.push((path, mode));
                 }
             }
             Kind::File => {
-                fs::create_dir_all(platform::folder_of(&target)).map_err(failed)?;
+                platform::make_folders(platform::folder_of(&target)).map_err(failed)?;
                 budget -= copy(&mut entry, &target, budget).map_err(failed)?;
-                let mode = entry.unix_mode().map_or(mode, |mode| mode & 0o7777);
-                platform::set_mode(&target, mode).map_err(failed)?;
+                platform::set_mode(&target, mode_of(&entry).unwrap_or(mode)).map_err(failed)?;
             }
             Kind::Link => {}
         }
     }
     make_links(folder, &links)?;
+    // The folder itself is private while it is being filled.
+    folders.insert(0, (PathBuf::new(), FOLDER_MODE));
     folders.sort_by_key(|(path, _)| path.components().count());
     Ok(folders)
 }
@@ -127,6 +131,11 @@ fn plan(archive: &mut ZipArchive<Cursor<&[u8]>>) -> Result<Plan, String> {
     Ok(Plan { entries, links })
 }
 
+/// An entry's permission bits, where its archive has any: those made on Windows have none.
+fn mode_of(entry: &ZipFile<'_, Cursor<&[u8]>>) -> Option<u32> {
+    Some((entry.external_attributes() >> 16) & 0o7777).filter(|mode| *mode != 0)
+}
+
 /// A link's content is its target.
 fn link_target(archive: &mut ZipArchive<Cursor<&[u8]>>, index: usize) -> io::Result<String> {
     let mut target = String::new();
@@ -165,7 +174,7 @@ fn copy(entry: &mut ZipFile<'_, Cursor<&[u8]>>, target: &Path, budget: u64) -> i
 fn make_links(folder: &Path, links: &[(PathBuf, String)]) -> Result<(), String> {
     for (path, target) in links {
         let link = folder.join(path);
-        let made = fs::create_dir_all(platform::folder_of(&link)).and_then(|()| make_link(target, &link));
+        let made = platform::make_folders(platform::folder_of(&link)).and_then(|()| make_link(target, &link));
         made.map_err(|error| format!("its link {}: {error}", path.display()))?;
     }
     let root = fs::canonicalize(folder).map_err(|error| format!("cannot resolve {}: {error}", folder.display()))?;

@@ -173,6 +173,8 @@ impl FileSpec {
         if let Some(expected) = &self.sha256 {
             let actual: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
             if actual != *expected {
+                // The hash of a short secret is as good as the secret.
+                let actual = if self.secret { "another one" } else { actual.as_str() };
                 return Err(wrong(format!("its SHA-256 is {actual}, not {expected}")));
             }
         }

@@ -3,6 +3,7 @@
 use super::archive::{self, FolderModes};
 use super::{FileSpec, FilesError, Format};
 use crate::platform;
+use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -28,12 +29,19 @@ impl Drop for Staged<'_> {
 /// Names the file. Up to the first move nothing has changed but for folders that were missing.
 pub fn place(files: &[FileSpec]) -> Result<(), FilesError> {
     let staged = files.iter().enumerate().map(|(index, spec)| stage(index, spec)).collect::<Result<Vec<_>, _>>()?;
+    let mut planned = BTreeMap::new();
     for item in &staged {
         refuse_conflict(&item.from, &item.to).map_err(|(path, source)| item.error("replace", path, source))?;
+        item.plan(&mut planned).map_err(|(path, source)| item.error("write", path, source))?;
     }
     for item in &staged {
+        // The folders of others keep their modes.
+        let ours: Vec<_> = item.folders.iter().filter(|(folder, _)| !item.to.join(folder).exists()).collect();
         move_in(&item.from, &item.to).map_err(|(path, source)| item.error("move into place", path, source))?;
-        item.give_folders_their_modes()?;
+        for (folder, mode) in ours.into_iter().rev() {
+            let path = item.to.join(folder);
+            platform::set_mode(&path, *mode).map_err(|source| item.error("set the mode of", path, source))?;
+        }
         tracing::info!("wrote the file {}", item.spec);
     }
     Ok(())
@@ -43,7 +51,7 @@ pub fn place(files: &[FileSpec]) -> Result<(), FilesError> {
 pub fn sync(files: &[FileSpec]) {
     let mut done = Vec::new();
     for spec in files {
-        let folder = platform::folder_of(&spec.path);
+        let folder = if spec.path.is_dir() { &spec.path } else { platform::folder_of(&spec.path) };
         let device = fs::metadata(folder).ok().map(|metadata| device_of(&metadata));
         if device.is_none() || !done.contains(&device) {
             done.push(device);
@@ -59,12 +67,46 @@ impl Staged<'_> {
         FilesError::Write { file: self.spec.to_string(), action, path, source }
     }
 
-    fn give_folders_their_modes(&self) -> Result<(), FilesError> {
-        for (folder, mode) in self.folders.iter().rev() {
-            let path = self.to.join(folder);
-            platform::set_mode(&path, *mode).map_err(|source| self.error("set the mode of", path, source))?;
+    /// Notes every path that this will put in place, refusing one that is to be a file and a folder at once.
+    fn plan(&self, planned: &mut BTreeMap<PathBuf, Kind>) -> Result<(), (PathBuf, io::Error)> {
+        for folder in self.to.ancestors().skip(1) {
+            note(planned, folder, Kind::Folder)?;
+        }
+        self.plan_below(&self.from, &self.to, planned)
+    }
+
+    fn plan_below(
+        &self,
+        from: &Path,
+        to: &Path,
+        planned: &mut BTreeMap<PathBuf, Kind>,
+    ) -> Result<(), (PathBuf, io::Error)> {
+        let failed = |error| (to.to_owned(), error);
+        if !fs::symlink_metadata(from).map_err(failed)?.is_dir() {
+            return note(planned, to, Kind::File);
+        }
+        note(planned, to, Kind::Folder)?;
+        for entry in fs::read_dir(from).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            self.plan_below(&entry.path(), &to.join(entry.file_name()), planned)?;
         }
         Ok(())
+    }
+}
+
+/// What will be at a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    Folder,
+}
+
+fn note(planned: &mut BTreeMap<PathBuf, Kind>, path: &Path, kind: Kind) -> Result<(), (PathBuf, io::Error)> {
+    match planned.insert(path.to_owned(), kind) {
+        Some(before) if before != kind => {
+            Err((path.to_owned(), io::Error::other("another file of the pool makes it both a file and a folder")))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -79,11 +121,13 @@ fn stage(index: usize, spec: &FileSpec) -> Result<Staged<'_>, FilesError> {
         Format::Zip if spec.path.is_dir() => fs::canonicalize(&spec.path).map_err(fail("resolve", &spec.path))?,
         Format::Zip | Format::File => spec.path.clone(),
     };
-    if to.file_name().is_none() {
-        return Err(FilesError::Content { file: spec.to_string(), problem: "its path names no file".into() });
+    let names_folder = spec.path.to_string_lossy().ends_with(std::path::is_separator);
+    if spec.format == Format::File && (names_folder || to.file_name().is_none()) {
+        return Err(FilesError::Content { file: spec.to_string(), problem: "its path names a folder".into() });
     }
-    let folder = platform::folder_of(&to);
-    fs::create_dir_all(folder).map_err(fail("make the folder", folder))?;
+    // Beside a new target; within a folder that is there, for that may be a mount point, or `/`.
+    let folder = if spec.format == Format::Zip && to.is_dir() { &to } else { platform::folder_of(&to) };
+    platform::make_folders(folder).map_err(fail("make the folder", folder))?;
     let from = folder.join(format!(".start-worker-{index}.new"));
     discard(&from);
     let mut staged = Staged { spec, from, to, folders: FolderModes::new() };
@@ -128,6 +172,9 @@ fn refuse_conflict(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
     let ours = fs::symlink_metadata(from).map_err(failed)?;
     match (ours.is_dir(), there.is_dir()) {
         (true, true) => {
+            if device_of(&ours) != device_of(&there) {
+                return Err(failed(io::Error::other("another filesystem is mounted there")));
+            }
             for entry in fs::read_dir(from).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
                 refuse_conflict(&entry.path(), &to.join(entry.file_name()))?;

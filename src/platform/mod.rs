@@ -11,11 +11,13 @@ mod windows;
 use windows as system;
 
 pub use system::{
-    access, become_subreaper, chown, create_private, looseness, make_private, open_regular_file, prefer_to_survive,
-    set_mode, shutdown_command, sync_filesystem, sync_folder, system_boot_time,
+    NO_CHILD, access, become_subreaper, chown, create_private, looseness, make_private, make_private_folder,
+    open_regular_file, prefer_to_survive, set_mode, shutdown_command, sync_filesystem, sync_folder, system_boot_time,
 };
 
 use std::env;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A file that others than its owner may read or change.
@@ -39,6 +41,28 @@ pub enum Access {
 /// The value of `START_WORKER_LOG`.
 pub fn log_level_from_environment() -> Option<String> {
     env::var("START_WORKER_LOG").ok().filter(|value| !value.is_empty())
+}
+
+/// Makes a folder and those above it that are missing, each 0755 whatever the umask.
+///
+/// # Errors
+/// What making one answers.
+pub fn make_folders(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
+    for folder in missing.into_iter().rev() {
+        match fs::create_dir(folder) {
+            Ok(()) => set_mode(folder, 0o755)?,
+            // Somebody else made it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if path.as_os_str().is_empty() || path.is_dir() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{} is no folder", path.display())))
+    }
 }
 
 /// A program in a folder of `PATH`, or in the folders where such programs usually are.

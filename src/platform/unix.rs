@@ -2,13 +2,17 @@
 
 use super::{Access, Looseness, find_program, folder_of};
 use jiff::{SignedDuration, Timestamp};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// The error of waiting for a child whose end somebody else took note of.
+pub const NO_CHILD: i32 = Errno::ECHILD as i32;
 
 /// Opens a regular file for reading: no link, no pipe, no device.
 ///
@@ -48,6 +52,14 @@ pub fn make_private(file: &File) -> io::Result<()> {
 /// What opening answers.
 pub fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Makes a folder that only its owner may enter. It must not exist.
+///
+/// # Errors
+/// What making it answers.
+pub fn make_private_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
 }
 
 /// Gives a file these permission bits, whatever the umask.

@@ -7,6 +7,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// There is no such error on Windows.
+pub const NO_CHILD: i32 = -1;
+
 /// Opens a regular file for reading.
 pub fn open_regular_file(path: &Path) -> io::Result<File> {
     if path.symlink_metadata()?.file_type().is_symlink() {
@@ -29,6 +32,11 @@ pub fn make_private(_file: &File) -> io::Result<()> {
 /// Makes a file that must not exist.
 pub fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+/// Makes a folder that must not exist.
+pub fn make_private_folder(path: &Path) -> io::Result<()> {
+    std::fs::create_dir(path)
 }
 
 /// Unix permission bits mean nothing here.

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use jiff::fmt::rfc2822;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
+use serde_json::Value;
 use std::time::Duration;
 use taskcluster_api::WorkerProof;
 
@@ -101,7 +102,7 @@ struct Attested {
 #[serde(rename_all = "PascalCase")]
 struct Events {
     #[serde(default)]
-    events: Vec<ScheduledEvent>,
+    events: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -110,9 +111,9 @@ struct ScheduledEvent {
     event_id: String,
     event_type: String,
     #[serde(default)]
-    resources: Vec<String>,
+    resources: Option<Vec<String>>,
     #[serde(default)]
-    not_before: String,
+    not_before: Option<String>,
 }
 
 impl Azure {
@@ -140,7 +141,12 @@ impl Azure {
         let events: Events =
             self.metadata.json(EVENTS, &answer).map_err(|_| Failure::Strange("the answer is no list of events"))?;
         let known = |id: &String| self.announced.contains(id);
-        Ok(next_notice(events.events, &name, Timestamp::now()).into_iter().find(|(id, _)| !known(id)))
+        // One event that makes no sense hides no other.
+        let events = events.events.into_iter().filter_map(|event| serde_json::from_value(event).ok()).collect();
+        // The service's clock, for ours may be off.
+        let date = answer.headers.get("date").and_then(|date| not_before(date.to_str().ok()?));
+        let now = date.unwrap_or_else(Timestamp::now);
+        Ok(next_notice(events, &name, now).into_iter().find(|(id, _)| !known(id)))
     }
 }
 
@@ -161,8 +167,15 @@ impl Provider for Azure {
     }
 
     async fn recognise(&self, cached: &Identity) -> Recognition {
-        let name = self.instance().await.map(|instance| instance.compute.name);
-        recognise_id(cached.worker_id.as_str(), name.as_deref())
+        let instance = self.instance().await;
+        // A name is given again, an id never.
+        if let (Ok(Instance { compute: Compute { vm_id: Some(ours), .. }, .. }), Some(theirs)) =
+            (&instance, cached.metadata_text("vm-id"))
+            && ours != theirs
+        {
+            return Recognition::Other(format!("the VM with the id {ours}"));
+        }
+        recognise_id(cached.worker_id.as_str(), instance.as_ref().map(|instance| instance.compute.name.as_str()))
     }
 
     async fn next_notice(&mut self) -> Notice {
@@ -220,11 +233,12 @@ fn question(path: &str) -> Question {
 /// freeze is over before anything could be done about it, and what is far ahead may yet be withdrawn.
 fn next_notice(events: Vec<ScheduledEvent>, name: &str, now: Timestamp) -> Vec<(String, Notice)> {
     let concerns_us = |event: &ScheduledEvent| {
-        event.event_type != "Freeze" && event.resources.iter().any(|resource| resource.eq_ignore_ascii_case(name))
+        event.event_type != "Freeze"
+            && event.resources.iter().flatten().any(|resource| resource.eq_ignore_ascii_case(name))
     };
     let due = |event: ScheduledEvent| {
         // Blank once it has started.
-        let deadline = not_before(&event.not_before);
+        let deadline = event.not_before.as_deref().and_then(not_before);
         if deadline.is_some_and(|deadline| deadline.duration_since(now) > HORIZON) {
             return None;
         }
@@ -237,7 +251,7 @@ fn next_notice(events: Vec<ScheduledEvent>, name: &str, now: Timestamp) -> Vec<(
 
 /// `Mon, 19 Sep 2016 18:29:47 GMT`, as the service writes it, or RFC 3339.
 fn not_before(text: &str) -> Option<Timestamp> {
-    rfc2822::DateTimeParser::new().parse_timestamp(text).ok().or_else(|| text.parse().ok())
+    rfc2822::DateTimeParser::new().relaxed_weekday(true).parse_timestamp(text).ok().or_else(|| text.parse().ok())
 }
 
 #[cfg(test)]
@@ -249,8 +263,8 @@ mod tests {
             .map(|(kind, resource, not_before)| ScheduledEvent {
                 event_id: format!("{kind}-{resource}"),
                 event_type: (*kind).to_owned(),
-                resources: vec!["another".into(), (*resource).to_owned()],
-                not_before: (*not_before).to_owned(),
+                resources: Some(vec!["another".into(), (*resource).to_owned()]),
+                not_before: Some((*not_before).to_owned()),
             })
             .collect()
     }

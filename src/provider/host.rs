@@ -5,7 +5,6 @@ use super::{Claim, Found, Notice, Provider, ProviderError, Recognition};
 use crate::run_state::Identity;
 use crate::runner_config::{HostConfig, StandaloneConfig, StaticConfig};
 use async_trait::async_trait;
-use std::collections::BTreeMap;
 use taskcluster_api::{Identifier, WorkerProof};
 
 /// A machine that worker-manager knows by a shared secret.
@@ -36,7 +35,7 @@ impl Standalone {
 #[async_trait]
 impl Provider for StaticHost {
     async fn identify(&self) -> Result<Found, ProviderError> {
-        let identity = identity(&self.0.host, self.0.provider_id.clone(), "static");
+        let identity = self.0.host.identity(self.0.provider_id.clone(), "static");
         Ok(Found { identity, claim: Claim::Proof(self.proof()) })
     }
 
@@ -62,7 +61,7 @@ impl Provider for Standalone {
             field: "providerId",
             problem: Identifier::EXPECTED.into(),
         })?;
-        let identity = identity(&self.0.host, provider_id, "standalone");
+        let identity = self.0.host.identity(provider_id, "standalone");
         Ok(Found { identity, claim: Claim::Preissued(self.0.credentials.clone()) })
     }
 
@@ -85,32 +84,7 @@ impl Provider for Standalone {
     }
 }
 
-fn identity(host: &HostConfig, provider_id: Identifier, cloud: &str) -> Identity {
-    let mut location = BTreeMap::from([("cloud".to_owned(), cloud.to_owned())]);
-    location.extend(host.worker_location.clone());
-    Identity {
-        root_url: host.root_url.clone(),
-        provider_id,
-        worker_pool_id: host.worker_pool_id.clone(),
-        worker_group: host.worker_group.clone(),
-        worker_id: host.worker_id.clone(),
-        metadata: host.provider_metadata.clone(),
-        location,
-    }
-}
-
 /// A host is the one that its config names; a cache written under another name is stale.
 fn recognise(host: &HostConfig, cached: &Identity) -> Recognition {
-    let same = host.root_url == cached.root_url
-        && host.worker_pool_id == cached.worker_pool_id
-        && host.worker_group == cached.worker_group
-        && host.worker_id == cached.worker_id;
-    if same {
-        Recognition::Ours
-    } else {
-        Recognition::Other(format!(
-            "{}/{}/{} at {}",
-            host.worker_pool_id, host.worker_group, host.worker_id, host.root_url
-        ))
-    }
+    if host.is(cached) { Recognition::Ours } else { Recognition::Other(host.to_string()) }
 }

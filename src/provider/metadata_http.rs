@@ -5,6 +5,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use taskcluster_api::RetryPolicy;
 use taskcluster_api::retry::Tries;
@@ -101,6 +102,8 @@ pub struct MetadataHttp {
     base: Arc<str>,
     /// A header that every genuine answer carries.
     seal: Option<(HeaderName, &'static str)>,
+    /// Whether anything has answered yet: until then the network may not be up.
+    answered: Arc<AtomicBool>,
 }
 
 /// One question.
@@ -156,7 +159,7 @@ impl MetadataHttp {
         let client = taskcluster_api::plain_http_client()
             .and_then(|builder| Ok(builder.no_proxy().connect_timeout(CONNECT).build()?))
             .map_err(MetadataError::Client)?;
-        Ok(Self { client, base: base.into(), seal })
+        Ok(Self { client, base: base.into(), seal, answered: Arc::default() })
     }
 
     /// The URL of a path, for messages.
@@ -167,14 +170,16 @@ impl MetadataHttp {
     /// What must be there.
     pub async fn required(&self, question: Question) -> Result<Answer, MetadataError> {
         let mut tries = Tries::begin(RetryPolicy::persistent(PATIENCE));
-        let began = Instant::now();
+        let mut absent_since = None;
         loop {
             let failure = match self.ask(&question).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
             let absent = matches!(failure, Failure::Status(StatusCode::NOT_FOUND));
-            let pause = tries.next_pause(None).filter(|_| !absent || began.elapsed() < ABSENT_PATIENCE);
+            absent_since = absent.then(|| absent_since.unwrap_or_else(Instant::now));
+            let believed = absent_since.is_some_and(|since: Instant| since.elapsed() >= ABSENT_PATIENCE);
+            let pause = tries.next_pause(None).filter(|_| !believed);
             let Some(pause) = pause else { return Err(self.failed(&question, failure, tries.elapsed())) };
             let pause = if absent { pause.min(Duration::from_secs(2)) } else { pause };
             tracing::warn!(
@@ -187,17 +192,18 @@ impl MetadataHttp {
         }
     }
 
-    /// What may be absent. Absent is also what can't be had within a few tries.
+    /// What may be absent. Absent is also what can't be had within a few tries, once the service answers at all.
     pub async fn optional(&self, question: Question) -> Option<Answer> {
-        let policy = RetryPolicy { tries: OPTIONAL_TRIES, ..RetryPolicy::persistent(PATIENCE) };
-        let mut tries = Tries::begin(policy);
+        let mut tries = Tries::begin(RetryPolicy::persistent(PATIENCE));
+        let mut counted = 0;
         loop {
             let failure = match self.ask(&question).await {
                 Ok(answer) => return Some(answer),
                 Err(Failure::Status(StatusCode::NOT_FOUND)) => return None,
                 Err(failure) => failure,
             };
-            let Some(pause) = tries.next_pause(None) else {
+            counted += usize::from(self.answered.load(Ordering::Relaxed));
+            let Some(pause) = tries.next_pause(None).filter(|_| counted < OPTIONAL_TRIES) else {
                 let url = self.url(&question.path);
                 tracing::warn!("{} {url}: {failure}, {OPTIONAL_TRIES} times: going on without it", question.method);
                 return None;
@@ -217,6 +223,7 @@ impl MetadataHttp {
         {
             return Err(Failure::Strange("the answer lacks the header that a genuine one carries"));
         }
+        self.answered.store(true, Ordering::Relaxed);
         if !response.status().is_success() {
             return Err(Failure::Status(response.status()));
         }
@@ -249,10 +256,11 @@ impl MetadataHttp {
     where
         T::Err: std::fmt::Display,
     {
-        text.parse().map_err(|error: T::Err| ProviderError::Field {
-            url: self.url(path),
-            field,
-            problem: format!("found {:?}: {error}", text.chars().take(100).collect::<String>()),
+        text.parse().map_err(|error: T::Err| {
+            // A URL may hold a password.
+            let shown = if text.contains('@') { "something else" } else { text };
+            let problem = format!("found {:?}: {error}", shown.chars().take(100).collect::<String>());
+            ProviderError::Field { url: self.url(path), field, problem }
         })
     }
 }

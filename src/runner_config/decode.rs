@@ -1,6 +1,6 @@
 //! The runner config's keys: what each may hold, and what it becomes.
 
-use super::document::{Content, Node, to_map};
+use super::document::{Content, Document, Node, to_map};
 use super::problem::Problem;
 use super::table::{Spanned, Table};
 use super::{
@@ -8,7 +8,7 @@ use super::{
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use taskcluster_api::{Credentials, Identifier, SecretString, WorkerPoolId};
 
 /// The pipes' usual name.
@@ -17,16 +17,29 @@ const DEFAULT_PROTOCOL_PIPE: &str = r"\\.\pipe\generic-worker";
 /// What a static secret looks like (`config-static.json` in worker-manager's schemas).
 const STATIC_SECRET_LENGTH: usize = 44;
 
-/// Decodes the document. The config is there where no part of it was missing or wrong.
-pub fn decode(root: &Node) -> (Option<RunnerConfig>, Vec<Problem>) {
-    let mut problems = Vec::new();
-    let config = decode_root(root, &mut problems);
-    problems.sort_by_key(|problem| (problem.line, problem.column));
-    let config = config.filter(|_| !problems.iter().any(Problem::is_error));
-    (config, problems)
+/// What could be read of a document.
+#[derive(Debug, Default)]
+pub struct Sections {
+    /// All of it, where no part was missing or wrong.
+    pub config: Option<RunnerConfig>,
+    /// The worker.
+    pub worker: Option<WorkerConfig>,
+    /// The file that carries a run over reboots.
+    pub cache_over_restarts: Option<PathBuf>,
 }
 
-fn decode_root(root: &Node, problems: &mut Vec<Problem>) -> Option<RunnerConfig> {
+/// Decodes a document, noting everything that is wrong with it.
+pub fn decode(document: &Document, problems: &mut Vec<Problem>) -> Sections {
+    for (path, mistake) in &document.mistakes {
+        problems.push(Problem::error(mistake.at, path.clone()).note(mistake.problem.clone()));
+    }
+    let mut sections = decode_root(&document.root, problems).unwrap_or_default();
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    sections.config = sections.config.filter(|_| !problems.iter().any(Problem::is_error));
+    sections
+}
+
+fn decode_root(root: &Node, problems: &mut Vec<Problem>) -> Option<Sections> {
     let mut table = Table::of(root, "", problems)?;
     let provider = match table.table(&["provider"]) {
         Some(provider) => decode_provider(provider),
@@ -43,14 +56,32 @@ fn decode_root(root: &Node, problems: &mut Vec<Problem>) -> Option<RunnerConfig>
         logging.word(&["implementation"], &[("stdio", ())]);
         logging.finish();
     }
+    refuse_same_file(&mut table, worker.as_ref(), cache_over_restarts.as_deref());
     table.finish();
-    Some(RunnerConfig {
-        provider: provider?,
-        worker: worker?,
-        worker_config: worker_config?,
-        get_secrets,
-        cache_over_restarts,
-    })
+    let config = match (provider, worker.clone(), worker_config) {
+        (Some(provider), Some(worker), Some(worker_config)) => {
+            let cache_over_restarts = cache_over_restarts.clone();
+            Some(RunnerConfig { provider, worker, worker_config, get_secrets, cache_over_restarts })
+        }
+        (_, _, _) => None,
+    };
+    Some(Sections { config, worker, cache_over_restarts })
+}
+
+/// Two files that are written must be two.
+fn refuse_same_file(table: &mut Table<'_, '_>, worker: Option<&WorkerConfig>, cache: Option<&Path>) {
+    let config_path = match worker {
+        Some(WorkerConfig::GenericWorker { config_path, .. } | WorkerConfig::DockerWorker { config_path, .. }) => {
+            config_path
+        }
+        Some(WorkerConfig::Dummy) | None => return,
+    };
+    if cache == Some(config_path)
+        && let Some(entry) = table.take(&["cacheOverRestarts"])
+    {
+        let note = "this is the file that worker.configPath names too: one would overwrite the other";
+        table.note(Problem::error(entry.node.at, "cacheOverRestarts").note(note));
+    }
 }
 
 /// Notes that a section is missing, unless it is there and was found wrong already.
@@ -129,7 +160,7 @@ fn decode_standalone(table: &mut Table<'_, '_>) -> Option<StandaloneConfig> {
 }
 
 fn decode_host(table: &mut Table<'_, '_>) -> Option<HostConfig> {
-    let root_url = table.required(&["rootURL", "rootUrl"], "an http or https URL without a path of its own");
+    let root_url = table.required(&["rootURL", "rootUrl"], "the http or https URL of the deployment");
     let names = ["workerPoolID", "workerPoolId"];
     let worker_pool_id = table.required(&names, WorkerPoolId::EXPECTED);
     let worker_group = identifier(table, &["workerGroup"]);
@@ -222,9 +253,10 @@ fn cache(table: &mut Table<'_, '_>) -> Option<PathBuf> {
     let file: Spanned<String> = table.string(&["cacheOverRestarts"])?;
     match file.value.to_ascii_lowercase().as_str() {
         "true" => {
-            let note = "this is a file name: the run is kept in a file called `true` in the working folder; name another file, such as /var/lib/start-worker/cache.json";
-            table.note(Problem::warning(file.at, file.path).found("`true`").note(note));
-            Some("true".into())
+            // The file is called as the word is written.
+            let note = "this is a file name: the run is kept in a file of that name in the working folder; name another file, such as /var/lib/start-worker/cache.json";
+            table.note(Problem::warning(file.at, file.path).found(format!("`{}`", file.value)).note(note));
+            Some(file.value.into())
         }
         "false" => {
             let note = "this is a file name; taken for a switch, so nothing is kept: leave the key away";
@@ -279,6 +311,7 @@ fn strings(table: &mut Table<'_, '_>, names: &[&'static str]) -> Option<BTreeMap
 #[cfg(test)]
 mod tests {
     use super::super::{ProviderConfig, Reading, line_of, read};
+    use super::Sections;
     use std::path::Path;
 
     fn lines(text: &str) -> Vec<String> {
@@ -308,7 +341,7 @@ mod tests {
             )
         };
         for (root, pool) in [("rootURL", "workerPoolID"), ("rootUrl", "workerPoolId")] {
-            let Reading { config, problems, .. } = read(config(root, pool).as_bytes());
+            let Reading { sections: Sections { config, .. }, problems, .. } = read(config(root, pool).as_bytes());
             assert!(problems.is_empty(), "{problems:?}");
             match config.unwrap().provider {
                 ProviderConfig::Standalone(config) => {
@@ -318,6 +351,13 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+        let canary = "provider: {providerType: standalone, rootURL: 'https://u:canary@tc', accessToken:canary: 1}\nworker: {implementation: dummy}\n";
+        assert!(
+            !super::super::read(canary.as_bytes())
+                .problems
+                .iter()
+                .any(|problem| problem.to_string().contains("canary"))
+        );
         let both = config("rootURL: 'https://a.example.com', rootUrl", "workerPoolId");
         assert!(lines(&both)[0].contains("this is `rootURL` again"), "{:?}", lines(&both));
     }
@@ -327,10 +367,10 @@ mod tests {
         for (word, expected) in [("yes", true), ("On", true), ("true", true), ("no", false), ("OFF", false)] {
             let text =
                 format!("provider: {{providerType: aws}}\nworker: {{implementation: dummy}}\ngetSecrets: {word}\n");
-            assert_eq!(read(text.as_bytes()).config.unwrap().get_secrets, expected, "{word}");
+            assert_eq!(read(text.as_bytes()).sections.config.unwrap().get_secrets, expected, "{word}");
         }
         let text = "provider: {providerType: aws}\nworker: {implementation: dummy}\nworkerConfig: {a: yes}\n";
-        assert_eq!(read(text.as_bytes()).config.unwrap().worker_config["a"], "yes");
+        assert_eq!(read(text.as_bytes()).sections.config.unwrap().worker_config["a"], "yes");
     }
 
     #[test]
@@ -341,7 +381,7 @@ mod tests {
         assert!(!lines.concat().contains("canary"), "{lines:?}");
         let debug = format!(
             "{:?}",
-            read(text.replace("[canary]", "canary").replace("certificate: canary", "").as_bytes()).config
+            read(text.replace("[canary]", "canary").replace("certificate: canary", "").as_bytes()).sections
         );
         assert!(!debug.contains("canary"), "{debug}");
     }
@@ -349,19 +389,19 @@ mod tests {
     #[test]
     fn the_file_may_have_a_byte_order_mark_and_crlf_but_not_be_utf_16() {
         let text = "\u{feff}provider:\r\n  providerType: aws\r\nworker:\r\n  implementation: dummy\r\n";
-        assert!(read(text.as_bytes()).config.is_some());
-        let Reading { config, problems, .. } = read(&[0xff, 0xfe, b'p', 0]);
+        assert!(read(text.as_bytes()).sections.config.is_some());
+        let Reading { sections: Sections { config, .. }, problems, .. } = read(&[0xff, 0xfe, b'p', 0]);
         assert!(config.is_none() && problems[0].to_string().contains("UTF-16"));
         assert!(read(b"a: \xff").problems[0].to_string().contains("no UTF-8"));
         for text in ["", "# nothing\n", "[]", "text"] {
-            assert!(read(text.as_bytes()).config.is_none(), "{text:?}");
+            assert!(read(text.as_bytes()).sections.config.is_none(), "{text:?}");
         }
     }
 
     #[test]
     fn cache_over_restarts_may_be_the_word_true() {
         let text = "provider: {providerType: aws}\nworker: {implementation: dummy}\ncacheOverRestarts: true\n";
-        let Reading { config, problems, .. } = read(text.as_bytes());
+        let Reading { sections: Sections { config, .. }, problems, .. } = read(text.as_bytes());
         assert_eq!(config.unwrap().cache_over_restarts.as_deref(), Some(Path::new("true")));
         assert!(!problems[0].is_error());
     }

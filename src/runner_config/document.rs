@@ -13,8 +13,9 @@ use std::fmt::Write as _;
 /// Values may be nested this deep.
 const MAX_DEPTH: usize = 100;
 
-/// Aliases may copy this many values in all: more is a bomb.
+/// Aliases may copy this much in all, in values and in bytes of text: more is a bomb.
 const MAX_COPIES: usize = 1_000_000;
+const MAX_COPIED_BYTES: usize = 64 * 1024 * 1024;
 
 /// A place in the text. Both count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,13 +101,45 @@ impl Node {
         }
     }
 
-    fn count(&self) -> usize {
-        1 + match &self.content {
-            Content::Scalar { .. } => 0,
-            Content::List(items) => items.iter().map(Self::count).sum(),
-            Content::Mapping(entries) => entries.iter().map(|entry| entry.node.count()).sum(),
+    fn size(&self) -> Size {
+        match &self.content {
+            Content::Scalar { value, .. } => Size { values: 1, bytes: value.as_str().map_or(8, str::len), depth: 0 },
+            Content::List(items) => items.iter().map(Self::size).fold(Size::ONE, Size::around),
+            Content::Mapping(entries) => entries
+                .iter()
+                .map(|entry| Size { bytes: entry.key.len(), ..Size::default() }.plus(entry.node.size()))
+                .fold(Size::ONE, Size::around),
         }
     }
+}
+
+/// How much a node holds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    values: usize,
+    bytes: usize,
+    depth: usize,
+}
+
+impl Size {
+    const ONE: Self = Self { values: 1, bytes: 0, depth: 0 };
+
+    fn plus(self, other: Self) -> Self {
+        Self { values: self.values + other.values, bytes: self.bytes + other.bytes, depth: self.depth.max(other.depth) }
+    }
+
+    fn around(self, inner: Self) -> Self {
+        self.plus(Self { depth: inner.depth + 1, ..inner })
+    }
+}
+
+/// A document, and what is wrong with it that doesn't keep it from being read.
+#[derive(Debug)]
+pub struct Document {
+    /// The document.
+    pub root: Node,
+    /// Keys that stand twice, tags that are not known, numbers that JSON has no word for: with the path of each.
+    pub mistakes: Vec<(String, SyntaxError)>,
 }
 
 /// The members of a mapping as JSON.
@@ -117,11 +150,18 @@ pub fn to_map(entries: &[Entry]) -> Map<String, Value> {
 /// Reads the one document of a text.
 ///
 /// # Errors
-/// What is no YAML, a second document, a key that stands twice, and what JSON has no word for.
-pub fn parse(text: &str) -> Result<Node, SyntaxError> {
+/// What is no YAML, and a second document.
+pub fn parse(text: &str) -> Result<Document, SyntaxError> {
     let text = join_surrogates(text);
-    let mut builder = Builder { parser: Parser::new_from_str(&text), anchors: HashMap::new(), copies: 0 };
-    builder.document()
+    let mut builder = Builder {
+        parser: Parser::new_from_str(&text),
+        anchors: HashMap::new(),
+        copied: Size::default(),
+        path: Vec::new(),
+        mistakes: Vec::new(),
+    };
+    let root = builder.document()?;
+    Ok(Document { root, mistakes: builder.mistakes })
 }
 
 /// JSON writes a character outside the basic plane as two escapes (`\ud83d\ude00`), YAML as one (`\U0001f600`). Only
@@ -160,7 +200,9 @@ fn join_surrogates(text: &str) -> Cow<'_, str> {
 struct Builder<'t> {
     parser: Parser<'t, StrInput<'t>>,
     anchors: HashMap<usize, Node>,
-    copies: usize,
+    copied: Size,
+    path: Vec<String>,
+    mistakes: Vec<(String, SyntaxError)>,
 }
 
 impl<'t> Builder<'t> {
@@ -183,7 +225,8 @@ impl<'t> Builder<'t> {
                     }
                 }
                 (Event::StreamEnd, at) => {
-                    return Ok(root.unwrap_or_else(|| Node { at, content: scalar(Value::Null) }));
+                    return Ok(root
+                        .unwrap_or_else(|| Node { at, content: Content::Scalar { value: Value::Null, plain: None } }));
                 }
                 (event, at) => root = Some(self.node(event, at, 0)?),
             }
@@ -195,16 +238,16 @@ impl<'t> Builder<'t> {
             return Err(error(at, format!("values are nested more than {MAX_DEPTH} deep")));
         }
         let (anchor, content) = match event {
-            Event::Scalar(text, style, anchor, tag) => (anchor, resolve(text, style, tag.as_deref(), at)?),
+            Event::Scalar(text, style, anchor, tag) => (anchor, self.scalar(text, style, tag.as_deref(), at)),
             Event::SequenceStart(anchor, tag) => {
-                refuse_tag(tag.as_ref(), "seq", at)?;
+                self.refuse_tag(tag.as_ref(), "seq", at);
                 (anchor, self.list(depth)?)
             }
             Event::MappingStart(anchor, tag) => {
-                refuse_tag(tag.as_ref(), "map", at)?;
+                self.refuse_tag(tag.as_ref(), "map", at);
                 (anchor, self.mapping(depth)?)
             }
-            Event::Alias(anchor) => return self.alias(anchor, at),
+            Event::Alias(anchor) => return self.alias(anchor, at, depth),
             Event::Nothing
             | Event::StreamStart
             | Event::StreamEnd
@@ -220,13 +263,54 @@ impl<'t> Builder<'t> {
         Ok(node)
     }
 
-    fn alias(&mut self, anchor: usize, at: Position) -> Result<Node, SyntaxError> {
+    fn alias(&mut self, anchor: usize, at: Position, depth: usize) -> Result<Node, SyntaxError> {
         let node = self.anchors.get(&anchor).ok_or_else(|| error(at, "this alias names no anchor before it"))?;
-        self.copies += node.count();
-        if self.copies > MAX_COPIES {
-            return Err(error(at, format!("aliases copy more than {MAX_COPIES} values")));
+        let size = node.size();
+        self.copied = self.copied.plus(size);
+        if self.copied.values > MAX_COPIES || self.copied.bytes > MAX_COPIED_BYTES {
+            return Err(error(at, format!("aliases copy more than {MAX_COPIES} values or 64 MiB")));
+        }
+        if depth + size.depth > MAX_DEPTH {
+            return Err(error(at, format!("values are nested more than {MAX_DEPTH} deep")));
         }
         Ok(Node { at, ..node.clone() })
+    }
+
+    /// Notes a mistake that doesn't keep the rest from being read.
+    fn mistake(&mut self, at: Position, problem: impl Into<String>) {
+        self.mistakes.push((self.path.join("."), error(at, problem)));
+    }
+
+    fn refuse_tag(&mut self, tag: Option<&Cow<'_, Tag>>, own: &str, at: Position) {
+        if tag.is_some_and(|tag| !(tag.is_yaml_core_schema() && tag.suffix == own)) {
+            self.mistake(at, UNKNOWN_TAG);
+        }
+    }
+
+    fn scalar(&mut self, text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, at: Position) -> Content {
+        let core = tag.filter(|tag| tag.is_yaml_core_schema()).map(|tag| tag.suffix.as_str());
+        let plain = match (tag, core) {
+            (Some(_), Some("int" | "float" | "bool" | "null")) => true,
+            (None, _) => style == ScalarStyle::Plain,
+            (Some(_), Some("str")) => false,
+            (Some(_), _) => {
+                self.mistake(at, UNKNOWN_TAG);
+                false
+            }
+        };
+        if !plain {
+            return string(text);
+        }
+        let Some(value) = plain_scalar(&text) else {
+            self.mistake(at, "JSON has no word for this number");
+            return string(text);
+        };
+        let value = match (core, value.as_f64().and_then(Number::from_f64)) {
+            (Some("float"), Some(number)) => Value::Number(number),
+            (_, _) => value,
+        };
+        let plain = (!value.is_string()).then(|| text.into_owned().into_boxed_str());
+        Content::Scalar { value, plain }
     }
 
     fn list(&mut self, depth: usize) -> Result<Content, SyntaxError> {
@@ -240,31 +324,71 @@ impl<'t> Builder<'t> {
     }
 
     fn mapping(&mut self, depth: usize) -> Result<Content, SyntaxError> {
-        let mut entries = Vec::new();
+        let mut entries: Vec<Entry> = Vec::new();
         let mut merged = Vec::new();
         let mut seen: HashSet<String> = HashSet::new();
         loop {
             let (event, at) = self.next()?;
-            let (key, is_merge) = match event {
-                Event::MappingEnd => break,
-                Event::Scalar(text, style, _, tag) => {
-                    refuse_tag(tag.as_ref(), "str", at)?;
-                    (text.to_string(), style == ScalarStyle::Plain && text == "<<")
-                }
-                _ => return Err(error(at, "a key must be a string")),
-            };
-            if !seen.insert(key.clone()) {
-                return Err(error(at, format!("the key `{key}` stands here for the second time")));
+            let Some((key, is_merge)) = self.key(event, at)? else { break };
+            self.path.push(presentable(&key).to_owned());
+            let again = !seen.insert(key.clone());
+            if again {
+                self.mistake(at, "this key stands here for the second time");
             }
             let (event, value_at) = self.next()?;
             let node = self.node(event, value_at, depth + 1)?;
-            if is_merge { merged.push(node) } else { entries.push(Entry { key, at, node }) }
+            self.path.pop();
+            match (is_merge, again) {
+                (true, _) => merged.push(node),
+                (false, false) => entries.push(Entry { key, at, node }),
+                (false, true) => {}
+            }
         }
         for node in merged {
             merge_into(&mut entries, &mut seen, node)?;
         }
         Ok(Content::Mapping(entries))
     }
+
+    /// A key, and whether it is a merge key; `None` at the end of the mapping.
+    fn key(&mut self, event: Event<'t>, at: Position) -> Result<Option<(String, bool)>, SyntaxError> {
+        match event {
+            Event::MappingEnd => Ok(None),
+            Event::Scalar(text, style, anchor, tag) => {
+                let merge_tag = tag.as_ref().is_some_and(|tag| tag.is_yaml_core_schema() && tag.suffix == "merge");
+                if !merge_tag {
+                    self.refuse_tag(tag.as_ref(), "str", at);
+                }
+                if anchor != 0 {
+                    self.anchors.insert(anchor, Node { at, content: string(text.clone()) });
+                }
+                let is_merge = text == "<<" && (merge_tag || style == ScalarStyle::Plain);
+                Ok(Some((text.into_owned(), is_merge)))
+            }
+            Event::Alias(anchor) => match self.anchors.get(&anchor).map(|node| &node.content) {
+                Some(Content::Scalar { value: Value::String(text), .. }) => Ok(Some((text.clone(), false))),
+                Some(Content::Scalar { plain: Some(text), .. }) => Ok(Some((text.to_string(), false))),
+                Some(_) | None => Err(error(at, "a key must be a string")),
+            },
+            Event::Nothing
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(_)
+            | Event::DocumentEnd
+            | Event::SequenceStart(..)
+            | Event::SequenceEnd
+            | Event::MappingStart(..) => Err(error(at, "a key must be a string")),
+        }
+    }
+}
+
+/// A tag may be a secret behind a slipped exclamation mark, so it is not shown.
+const UNKNOWN_TAG: &str = "this tag is not known here";
+
+/// A key as it may be shown: one of another shape may be a secret that lacks the space before it.
+pub fn presentable(key: &str) -> &str {
+    let shape = |key: &str| key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_<.".contains(&byte));
+    if (1..=40).contains(&key.len()) && shape(key) { key } else { "(a key of another shape)" }
 }
 
 /// Merge keys: <https://yaml.org/type/merge.html>. Keys that are there win, and so does the earlier mapping.
@@ -285,19 +409,6 @@ fn merge_into(entries: &mut Vec<Entry>, seen: &mut HashSet<String>, node: Node) 
             Err(error(node.at, "a merge key `<<` takes a mapping or a list of mappings"))
         }
     }
-}
-
-fn resolve(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, at: Position) -> Result<Content, SyntaxError> {
-    let text = match tag {
-        Some(tag) if tag.is_yaml_core_schema() && tag.suffix == "str" => return Ok(scalar(Value::from(&*text))),
-        Some(tag) if tag.is_yaml_core_schema() && matches!(&*tag.suffix, "int" | "float" | "bool" | "null") => text,
-        Some(tag) => return Err(error(at, format!("the tag `{}{}` is not known here", tag.handle, tag.suffix))),
-        None if style != ScalarStyle::Plain => return Ok(scalar(Value::from(text.into_owned()))),
-        None => text,
-    };
-    let value = plain_scalar(&text).ok_or_else(|| error(at, "JSON has no word for this number"))?;
-    let plain = (!value.is_string()).then(|| text.into_owned().into_boxed_str());
-    Ok(Content::Scalar { value, plain })
 }
 
 /// What an unquoted scalar means; `None` for infinity and the like.
@@ -340,22 +451,14 @@ fn integer(text: &str) -> Option<Number> {
 }
 
 fn float(text: &str) -> Option<Number> {
-    let valid = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte))
-        && text.bytes().any(|byte| byte.is_ascii_digit());
-    valid.then(|| text.parse().ok()).flatten().and_then(Number::from_f64)
+    let digits: String = text.chars().filter(|c| *c != '_').collect();
+    let valid = digits.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte))
+        && digits.bytes().any(|byte| byte.is_ascii_digit());
+    valid.then(|| digits.parse().ok()).flatten().and_then(Number::from_f64)
 }
 
-fn refuse_tag(tag: Option<&Cow<'_, Tag>>, own: &str, at: Position) -> Result<(), SyntaxError> {
-    match tag {
-        Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix == own) => {
-            Err(error(at, format!("the tag `{}{}` is not known here", tag.handle, tag.suffix)))
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-fn scalar(value: Value) -> Content {
-    Content::Scalar { value, plain: None }
+fn string(text: Cow<'_, str>) -> Content {
+    Content::Scalar { value: text.into_owned().into(), plain: None }
 }
 
 fn position(span: &Span) -> Position {
@@ -377,7 +480,9 @@ mod tests {
     use serde_json::json;
 
     fn value(text: &str) -> Value {
-        parse(text).unwrap().to_value()
+        let document = parse(text).unwrap();
+        assert!(document.mistakes.is_empty(), "{:?}", document.mistakes);
+        document.root.to_value()
     }
 
     #[test]
@@ -395,6 +500,8 @@ mod tests {
             ("017", json!(15)),
             ("0b11", json!(3)),
             ("1_000", json!(1000)),
+            ("1_000.5", json!(1000.5)),
+            ("!!float 1", json!(1.0)),
             ("089", json!(89.0)),
             ("yes", json!("yes")),
             ("on", json!("on")),
@@ -433,15 +540,33 @@ mod tests {
             "base: &base {a: 1, b: 2}\nother: &other {b: 3, c: 4}\nuse:\n  <<: [*base, *other]\n  a: 9\nagain: *base\n";
         assert_eq!(value(text)["use"], json!({"a": 9, "b": 2, "c": 4}));
         assert_eq!(value(text)["again"], json!({"a": 1, "b": 2}));
+        assert_eq!(value("a: &a {x: 1}\nb:\n  !!merge <<: *a\n")["b"], json!({"x": 1}));
+        assert_eq!(value("&k key: 1\nb: {*k : 2}\n")["b"], json!({"key": 2}));
     }
 
     #[test]
-    fn mistakes_are_named_with_their_place() {
+    fn mistakes_are_collected_with_their_paths() {
+        let document = parse("a:\n  b: 1\n  b: 2\nc: !canary x\nd: [.inf]\n").unwrap();
+        let found: Vec<_> = document
+            .mistakes
+            .iter()
+            .map(|(path, mistake)| (path.as_str(), mistake.at.line, mistake.problem.as_str()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("a.b", 3, "this key stands here for the second time"),
+                ("c", 4, "this tag is not known here"),
+                ("d", 5, "JSON has no word for this number"),
+            ]
+        );
+        assert_eq!(document.root.to_value()["a"]["b"], 1);
+    }
+
+    #[test]
+    fn what_is_no_document_is_named_with_its_place() {
         let table = [
-            ("a: 1\na: 2\n", 2, 1, "the key `a` stands here for the second time"),
             ("a: 1\n---\nb: 2\n", 2, 1, "a second document begins here: the file must hold one"),
-            ("a: !secret x\n", 1, 4, "the tag `!secret` is not known here"),
-            ("a: .inf\n", 1, 4, "JSON has no word for this number"),
             ("a:\n  <<: 1\n", 2, 7, "a merge key `<<` takes a mapping or a list of mappings"),
         ];
         for (text, line, column, problem) in table {
@@ -461,6 +586,13 @@ mod tests {
             text += &format!("a{level}: &a{level} [{}]\n", vec![previous; 10].join(", "));
         }
         assert!(parse(&text).unwrap_err().problem.contains("aliases copy"));
+        let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(1_000_000), vec!["*a"; 100].join(", "));
+        assert!(parse(&long).unwrap_err().problem.contains("aliases copy"));
+        let mut deep = String::from("a0: &a0 [1]\n");
+        for level in 1..300 {
+            deep += &format!("a{level}: &a{level} [*a{}]\n", level - 1);
+        }
+        assert!(parse(&deep).unwrap_err().problem.contains("nested more than"));
         assert!(parse(&"[".repeat(100_000)).is_err());
         assert!(parse(&format!("{}x", "- ".repeat(10_000))).is_err());
     }

@@ -8,13 +8,16 @@ mod document;
 mod problem;
 mod table;
 
-pub use document::{Node, Position, SyntaxError, parse};
+pub use decode::Sections;
+pub use document::{Document, Position, SyntaxError, parse};
 pub use problem::{Problem, Severity};
 
 use crate::platform::{self, Looseness};
+use crate::run_state::Identity;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use taskcluster_api::{Credentials, Identifier, RootUrl, WorkerPoolId};
@@ -89,6 +92,37 @@ pub struct HostConfig {
     pub worker_location: BTreeMap<String, String>,
 }
 
+impl HostConfig {
+    /// The machine that this describes. `cloud` is the word in its location.
+    pub fn identity(&self, provider_id: Identifier, cloud: &str) -> Identity {
+        let mut location = BTreeMap::from([("cloud".to_owned(), cloud.to_owned())]);
+        location.extend(self.worker_location.clone());
+        Identity {
+            root_url: self.root_url.clone(),
+            provider_id,
+            worker_pool_id: self.worker_pool_id.clone(),
+            worker_group: self.worker_group.clone(),
+            worker_id: self.worker_id.clone(),
+            metadata: self.provider_metadata.clone(),
+            location,
+        }
+    }
+
+    /// Whether this describes that machine.
+    pub fn is(&self, identity: &Identity) -> bool {
+        self.root_url == identity.root_url
+            && self.worker_pool_id == identity.worker_pool_id
+            && self.worker_group == identity.worker_group
+            && self.worker_id == identity.worker_id
+    }
+}
+
+impl fmt::Display for HostConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} (group {}) at {}", self.worker_id, self.worker_pool_id, self.worker_group, self.root_url)
+    }
+}
+
 /// Which worker, and how it is started.
 #[derive(Debug, Clone)]
 pub enum WorkerConfig {
@@ -154,8 +188,12 @@ pub struct Loaded {
     pub config: Option<RunnerConfig>,
     /// All problems, in the order of the file.
     pub problems: Vec<Problem>,
+    /// The worker, where that could be read.
+    pub worker: Option<WorkerConfig>,
+    /// The file that carries a run over reboots, where there is to be one.
+    pub cache_over_restarts: Option<PathBuf>,
     /// The document, for the places of its keys.
-    document: Option<Node>,
+    document: Option<Document>,
 }
 
 /// The runner config can't be used.
@@ -192,11 +230,17 @@ pub fn load(path: &Path) -> Result<Loaded, RunnerConfigError> {
     if bytes.len() as u64 > MAX_SIZE {
         return Err(unreadable(io::Error::other(format!("it is larger than {} MiB", MAX_SIZE / 1024 / 1024))));
     }
-    let Reading { config, mut problems, document } = read(&bytes);
+    let Reading { sections, mut problems, document } = read(&bytes);
+    let Sections { mut config, worker, cache_over_restarts } = sections;
+    if cache_over_restarts.as_deref() == Some(path) {
+        problems
+            .push(Problem::of_file(Severity::Error, "cacheOverRestarts names this very file, and would overwrite it"));
+        config = None;
+    }
     if let Some(note) = platform::looseness(&file).map_err(unreadable)?.and_then(|looseness| loose_note(&looseness)) {
         problems.push(Problem::of_file(Severity::Warning, note));
     }
-    Ok(Loaded { path: path.to_owned(), config, problems, document })
+    Ok(Loaded { path: path.to_owned(), config, problems, worker, cache_over_restarts, document })
 }
 
 /// Takes reading and writing of the file away from others, where it is ours and they have it. What is in it may
@@ -235,7 +279,7 @@ fn loose_note(looseness: &Looseness) -> Option<String> {
 impl Loaded {
     /// Where a key's value stands, such as `["worker", "path"]`.
     pub fn position_of(&self, keys: &[&str]) -> Option<Position> {
-        let root = self.document.as_ref()?;
+        let root = &self.document.as_ref()?.root;
         keys.iter().try_fold(root, |node, key| node.member(key)).map(|node| node.at)
     }
 
@@ -259,17 +303,17 @@ impl Loaded {
 /// What the text of a runner config says.
 #[derive(Debug)]
 pub struct Reading {
-    /// The config; none where an error is among the problems.
-    pub config: Option<RunnerConfig>,
+    /// What could be read.
+    pub sections: Sections,
     /// All problems, in the order of the text.
     pub problems: Vec<Problem>,
-    document: Option<Node>,
+    document: Option<Document>,
 }
 
 /// Reads the text of a runner config.
 pub fn read(bytes: &[u8]) -> Reading {
     let start = Position { line: 1, column: 1 };
-    let fail = |problem: Problem| Reading { config: None, problems: vec![problem], document: None };
+    let fail = |problem: Problem| Reading { sections: Sections::default(), problems: vec![problem], document: None };
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return fail(Problem::error(start, "").found("UTF-16").expected("UTF-8").note("save the file as UTF-8"));
     }
@@ -285,9 +329,10 @@ pub fn read(bytes: &[u8]) -> Reading {
         }
     };
     match parse(text) {
-        Ok(node) => {
-            let (config, problems) = decode::decode(&node);
-            Reading { config, problems, document: Some(node) }
+        Ok(document) => {
+            let mut problems = Vec::new();
+            let sections = decode::decode(&document, &mut problems);
+            Reading { sections, problems, document: Some(document) }
         }
         Err(SyntaxError { at, problem }) => {
             fail(Problem::error(at, "").note(format!("this is neither YAML nor JSON that can be used: {problem}")))

@@ -1,6 +1,6 @@
 //! Takes the members out of a mapping one by one, noting everything that is wrong on the way.
 
-use super::document::{Content, Entry, Node, Position};
+use super::document::{Content, Entry, Node, Position, presentable};
 use super::problem::Problem;
 use serde_json::Value;
 use std::str::FromStr;
@@ -62,7 +62,7 @@ impl<'n, 'p> Table<'n, 'p> {
         let mut found = self.entries.iter().filter(|entry| names.contains(&entry.key.as_str()));
         let first = found.next()?;
         if let Some(second) = found.next() {
-            let problem = Problem::error(second.at, self.path_of(&second.key))
+            let problem = Problem::error(second.at, self.path_of(presentable(&second.key)))
                 .note(format!("this is `{}` again, which stands in line {}", first.key, first.at.line));
             self.problems.push(problem);
         }
@@ -93,7 +93,12 @@ impl<'n, 'p> Table<'n, 'p> {
             self.missing(names, expected);
             return None;
         }
-        self.string(names)
+        let text = self.string(names)?;
+        if text.value.is_empty() {
+            self.problems.push(Problem::error(text.at, text.path).found("an empty string").expected(expected));
+            return None;
+        }
+        Some(text)
     }
 
     /// A value with a shape of its own, no secret, that must be there.
@@ -102,8 +107,10 @@ impl<'n, 'p> Table<'n, 'p> {
         match text.value.parse() {
             Ok(value) => Some(value),
             Err(_) => {
-                let problem = Problem::error(text.at, text.path).found(format!("`{}`", text.value));
-                self.problems.push(problem.expected(expected));
+                // A URL may hold a password.
+                let shown = !text.value.contains('@');
+                let found = if shown { format!("`{}`", text.value.escape_debug()) } else { "something else".into() };
+                self.problems.push(Problem::error(text.at, text.path).found(found).expected(expected));
                 None
             }
         }
@@ -117,7 +124,7 @@ impl<'n, 'p> Table<'n, 'p> {
             return Some(*value);
         }
         let problem = Problem::error(text.at, text.path)
-            .found(format!("`{}`", text.value))
+            .found(format!("`{}`", text.value.escape_debug()))
             .expected(expected)
             .nearest(&text.value, words.iter().map(|(word, _)| *word));
         self.problems.push(problem);
@@ -152,7 +159,7 @@ impl<'n, 'p> Table<'n, 'p> {
         let problem = Problem::error(self.at, path).found("nothing").expected(expected);
         // A key of another spelling is most likely what was meant.
         let strangers: Vec<_> =
-            self.entries.iter().map(|entry| entry.key.as_str()).filter(|key| !self.known.contains(key)).collect();
+            self.entries.iter().map(|entry| presentable(&entry.key)).filter(|key| !self.known.contains(key)).collect();
         let problem = match problem.clone().nearest(names[0], strangers).did_you_mean {
             Some(stranger) => problem.note(format!("`{stranger}` is there: is that a slip of the pen?")),
             None => problem,
@@ -164,7 +171,7 @@ impl<'n, 'p> Table<'n, 'p> {
     pub fn finish(self) {
         for entry in self.entries {
             if !self.known.contains(&entry.key.as_str()) {
-                let path = self.path_of(&entry.key);
+                let path = self.path_of(presentable(&entry.key));
                 let problem = Problem::warning(entry.at, path)
                     .note("this key is not known and changes nothing")
                     .nearest(&entry.key, self.known.iter().copied());

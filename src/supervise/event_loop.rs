@@ -14,7 +14,7 @@ use crate::{registration, report};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use taskcluster_api::{Client, Renewal, ReportWorkerError};
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
@@ -26,9 +26,18 @@ use worker_protocol::{Message, MessageWriter, Outbox};
 /// not see it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
-/// How long the worker's last lines are waited for once it has ended: whatever holds its output open then is not
-/// the worker.
+/// How long the worker's last lines are waited for once it has ended, while none comes: whatever holds its output open
+/// then is not the worker.
 const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// How long they are waited for while a slow reader of the log takes them.
+const LONGEST_LAST_LINES: Duration = Duration::from_secs(60);
+
+/// How long reports that wait when the worker has ended may take in all.
+const LAST_REPORTS: Duration = Duration::from_secs(10);
+
+/// Between two looks at how far the end of a run has come.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How long writing renewed credentials to the cache may keep them from the worker.
 const CACHE_PATIENCE: Duration = Duration::from_secs(10);
@@ -37,7 +46,7 @@ const CACHE_PATIENCE: Duration = Duration::from_secs(10);
 const MOST_REPORTS: usize = 32;
 
 /// Messages between the relay and the loop.
-const MESSAGES: usize = 64;
+const MESSAGES: usize = 16;
 
 /// What a run needs beside its worker.
 pub struct Surroundings {
@@ -69,6 +78,36 @@ pub struct Ended {
     pub retired: bool,
     /// Whether a part of us failed.
     pub lost_part: bool,
+    /// Requests to end: they still come.
+    pub signals: StopSignals,
+}
+
+/// The tasks of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    Output,
+    Errors,
+    Input,
+    Watch,
+    Renewal,
+    CacheWrite,
+    Report,
+    Retirement,
+}
+
+impl Task {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Output => "relay of the worker's output",
+            Self::Errors => "relay of the worker's errors",
+            Self::Input => "the worker's input",
+            Self::Watch => "watch for notices",
+            Self::Renewal => "renewal",
+            Self::CacheWrite => "writing the cache",
+            Self::Report => "error report",
+            Self::Retirement => "retirement",
+        }
+    }
 }
 
 /// What a task of the run came to.
@@ -95,15 +134,15 @@ struct Loop {
     run: RunState,
     client: Client,
     cache: Cache,
+    log: LogStream,
     supervisor: Supervisor,
     deadlines: BTreeMap<Deadline, Timestamp>,
     tasks: JoinSet<Outcome>,
-    names: HashMap<Id, &'static str>,
+    running: HashMap<Id, Task>,
     outbox: Outbox,
     reports: VecDeque<ErrorReport>,
     reporting: bool,
-    /// How many of the worker's two output streams are open.
-    open_streams: u8,
+    retired: bool,
     exit: Option<WorkerExit>,
 }
 
@@ -113,7 +152,7 @@ pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings
     let Worker { mut process, streams } = worker;
     let terms = Terms { is_cloud, seed: fastrand::u64(..) };
     let outbox = Outbox::new(Supervisor::offer(terms, run.admitted.lease.as_ref()));
-    let (supervisor, first) = Supervisor::begin(terms, run.admitted.lease.clone(), Timestamp::now());
+    let (supervisor, first) = Supervisor::begin(terms, run.admitted.lease.clone(), client.latest_now());
     // One message at a time is on its way to the worker; the others wait in the outbox, where newer ones replace them.
     let (input, to_write) = mpsc::channel(1);
     let (messages, mut received) = mpsc::channel(MESSAGES);
@@ -121,21 +160,22 @@ pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings
         run,
         client,
         cache,
+        log: log.clone(),
         supervisor,
         deadlines: BTreeMap::new(),
         tasks: JoinSet::new(),
-        names: HashMap::new(),
+        running: HashMap::new(),
         outbox,
         reports: VecDeque::new(),
         reporting: false,
-        open_streams: 2,
+        retired: false,
         exit: None,
     };
     let output = relay::output(streams.output, log.clone(), messages);
-    state.spawn("relay of the worker's output", async { Outcome::OutputEnded(output.await) });
+    state.spawn(Task::Output, async { Outcome::OutputEnded(output.await) });
     let errors = relay::errors(streams.errors, log);
-    state.spawn("relay of the worker's errors", async { Outcome::ErrorsEnded(errors.await) });
-    state.spawn("the worker's input", async { Outcome::InputClosed(write_input(streams.input, to_write).await) });
+    state.spawn(Task::Errors, async { Outcome::ErrorsEnded(errors.await) });
+    state.spawn(Task::Input, async { Outcome::InputClosed(write_input(streams.input, to_write).await) });
     state.watch(provider);
     state.act(first, &mut process);
 
@@ -145,7 +185,7 @@ pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings
             () = signals.next() => Some(Event::StopSignal),
             Some(message) = received.recv() => Some(Event::Message(message)),
             Some(joined) = state.tasks.join_next_with_id() => state.joined(joined),
-            deadline = next_deadline(&state.deadlines) => state.elapse(deadline),
+            deadline = next_deadline(&state.deadlines, &state.client) => state.elapse(deadline),
             Ok(permit) = input.reserve(), if state.outbox.is_ready() => {
                 if let Some(message) = state.outbox.pop() {
                     permit.send(message);
@@ -157,17 +197,21 @@ pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings
             state.dispatch(event, &mut process);
         }
     }
-    state.wind_down(process, received).await
+    state.wind_down(process, received, signals).await
 }
 
 impl Loop {
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = Outcome> + Send + 'static) {
-        let id = self.tasks.spawn(task).id();
-        self.names.insert(id, name);
+    fn spawn(&mut self, task: Task, work: impl Future<Output = Outcome> + Send + 'static) {
+        let id = self.tasks.spawn(work).id();
+        self.running.insert(id, task);
+    }
+
+    fn runs(&self, task: Task) -> bool {
+        self.running.values().any(|running| *running == task)
     }
 
     fn watch(&mut self, mut provider: Box<dyn Provider>) {
-        self.spawn("watch for notices", async move {
+        self.spawn(Task::Watch, async move {
             let notice = provider.next_notice().await;
             Outcome::Notice(notice, provider)
         });
@@ -178,7 +222,7 @@ impl Loop {
     }
 
     fn dispatch(&mut self, event: Event, process: &mut Process) {
-        let actions = self.supervisor.handle(event, Timestamp::now());
+        let actions = self.supervisor.handle(event, self.client.latest_now());
         self.act(actions, process);
     }
 
@@ -188,20 +232,40 @@ impl Loop {
             Ok((id, _)) => *id,
             Err(error) => error.id(),
         };
-        let name = self.names.remove(&id).unwrap_or("unknown");
-        match joined {
-            Ok((_, outcome)) => self.outcome(outcome),
-            Err(error) => {
-                tracing::error!("the task `{name}` failed: {error}");
-                Some(Event::PartLost(name))
+        let task = self.running.remove(&id);
+        match (joined, task) {
+            (Ok((_, outcome)), _) => self.outcome(outcome),
+            (Err(error), Some(task)) => {
+                tracing::error!("our own task `{}` failed: {error}", task.name());
+                self.failed(task)
             }
+            (Err(error), None) => {
+                tracing::error!("a task of ours that nobody knows failed: {error}");
+                None
+            }
+        }
+    }
+
+    /// What the failure of a task means for the run: only some of them are indispensable.
+    fn failed(&mut self, task: Task) -> Option<Event> {
+        match task {
+            Task::Output | Task::Errors | Task::Watch => Some(Event::PartLost(task.name())),
+            Task::Input => Some(Event::InputClosed),
+            Task::Renewal => Some(Event::Renewed(Err("our own task failed".to_owned()))),
+            Task::CacheWrite => Some(Event::CacheWritten(false)),
+            Task::Report => {
+                self.reporting = false;
+                self.send_next_report();
+                None
+            }
+            // It is tried again when the run is over.
+            Task::Retirement => None,
         }
     }
 
     fn outcome(&mut self, outcome: Outcome) -> Option<Event> {
         match outcome {
             Outcome::OutputEnded(result) | Outcome::ErrorsEnded(result) => {
-                self.open_streams -= 1;
                 if let Err(error) = result {
                     tracing::error!("cannot read what the worker writes: {error}");
                 }
@@ -222,7 +286,10 @@ impl Loop {
                 self.send_next_report();
                 None
             }
-            Outcome::Retired => None,
+            Outcome::Retired => {
+                self.retired = true;
+                None
+            }
         }
     }
 
@@ -246,19 +313,12 @@ impl Loop {
                 }
                 Action::WriteCache => {
                     let (cache, run) = (self.cache.clone(), self.run.clone());
-                    self.spawn("writing the cache", async move { Outcome::CacheWritten(keep(&cache, run).await) });
+                    self.spawn(Task::CacheWrite, async move { Outcome::CacheWritten(keep(&cache, run).await) });
                 }
-                Action::Report(report) => {
-                    if self.reports.len() < MOST_REPORTS {
-                        self.reports.push_back(report);
-                        self.send_next_report();
-                    } else {
-                        tracing::warn!("too many error reports wait: the worker's newest is dropped");
-                    }
-                }
+                Action::Report(report) => self.report(report),
                 Action::Retire => {
                     let (client, worker) = (self.client.clone(), self.run.admitted.identity.worker());
-                    self.spawn("retirement", async move {
+                    self.spawn(Task::Retirement, async move {
                         retirement::remove_or_shut_down(&client, &worker).await;
                         Outcome::Retired
                     });
@@ -283,7 +343,7 @@ impl Loop {
     fn renew(&mut self) {
         let Some(lease) = self.run.admitted.lease.clone() else { return };
         let (client, cache, mut run) = (self.client.clone(), self.cache.clone(), self.run.clone());
-        self.spawn("renewal", async move {
+        self.spawn(Task::Renewal, async move {
             let worker = run.admitted.identity.worker();
             let renewal = match registration::renew(&client, &worker, &lease.secret).await {
                 Ok(renewal) => renewal,
@@ -302,54 +362,109 @@ impl Loop {
         let Some(ErrorReport { description, kind, title, extra }) = self.reports.pop_front() else { return };
         self.reporting = true;
         let (client, worker) = (self.client.clone(), self.run.admitted.identity.worker());
-        self.spawn("error report", async move {
-            report::send(&client, &worker, &ReportWorkerError { kind, title, description, extra }).await;
+        self.spawn(Task::Report, async move {
+            report::send(&client, &worker, ReportWorkerError { kind, title, description, extra }).await;
             Outcome::Reported
         });
     }
 
-    /// The worker has ended: ends what it left, relays what it wrote, and lets reports and a retirement that are
-    /// under way come to their end.
-    async fn wind_down(mut self, mut process: Process, mut received: mpsc::Receiver<Message>) -> Ended {
-        process.end_descendants().await;
-        let drained = tokio::time::timeout(LAST_LINES, async {
-            while self.open_streams > 0 || self.reporting {
-                tokio::select! {
-                    Some(joined) = self.tasks.join_next_with_id() => {
-                        if let Some(event) = self.joined(joined) {
-                            // The run is over: nothing is decided any more, but the log tells.
-                            tracing::debug!("after the end of the run: {event:?}");
-                        }
-                    }
-                    Some(message) = received.recv() => {
-                        if let Message::ErrorReport(report) = message {
-                            self.reports.push_back(report);
-                            self.send_next_report();
-                        }
-                    }
-                    else => break,
-                }
+    /// The worker has ended: ends what it left, relays what it wrote, and lets what is under way come to its end:
+    /// reports, a retirement, a renewal whose predecessor is dead already.
+    async fn wind_down(
+        mut self,
+        mut process: Process,
+        mut received: mpsc::Receiver<Message>,
+        mut signals: StopSignals,
+    ) -> Ended {
+        process.end_descendants(self.runs(Task::Retirement)).await;
+        let mut signalled = self.supervisor.was_signalled();
+        let mut patience = Patience::begin(&self.log);
+        loop {
+            let lines = self.runs(Task::Output) || self.runs(Task::Errors) || !received.is_empty();
+            let lines = lines && patience.waits_for_lines(&self.log);
+            let reports = self.reporting && patience.waits_for_reports();
+            let others = [Task::Retirement, Task::Renewal, Task::CacheWrite].into_iter().any(|task| self.runs(task));
+            if !(lines || reports || others) {
+                break;
             }
-        });
-        if drained.await.is_err() {
-            tracing::warn!("something still holds the worker's output open: not waiting for it any longer");
-        }
-        if self.supervisor.is_retiring() {
-            while self.names.values().any(|name| *name == "retirement") {
-                match self.tasks.join_next_with_id().await {
-                    Some(joined) => drop(self.joined(joined)),
-                    None => break,
-                }
+            tokio::select! {
+                Some(joined) = self.tasks.join_next_with_id() => match self.joined(joined) {
+                    Some(Event::Renewed(Ok(renewed))) => {
+                        self.client = self.client.with_credentials(renewed.renewal.credentials);
+                    }
+                    Some(event) => tracing::debug!("after the end of the run: {event:?}"),
+                    None => {}
+                },
+                Some(message) = received.recv() => self.last_message(message),
+                () = signals.next() => signalled = true,
+                () = tokio::time::sleep(LOOK) => {}
             }
         }
         Ended {
             exit: self.exit.unwrap_or(WorkerExit::Code(1)),
             client: self.client.clone(),
             asked: self.supervisor.asked_to_stop(),
-            signalled: self.supervisor.was_signalled(),
-            retired: self.supervisor.is_retiring(),
+            signalled,
+            retired: self.retired,
             lost_part: self.supervisor.lost_part(),
+            signals,
         }
+    }
+
+    /// A message that was on its way when the worker ended: a report still counts, and a machine whose worker has
+    /// ended is retired as it is.
+    fn last_message(&mut self, message: Message) {
+        match message {
+            Message::ErrorReport(report) => self.report(report),
+            Message::Welcome { .. }
+            | Message::Hello { .. }
+            | Message::Log { .. }
+            | Message::GracefulTermination { .. }
+            | Message::NewCredentials { .. }
+            | Message::Shutdown => {}
+        }
+    }
+
+    fn report(&mut self, report: ErrorReport) {
+        if self.reports.len() < MOST_REPORTS {
+            self.reports.push_back(report);
+            self.send_next_report();
+        } else {
+            tracing::warn!("too many error reports wait: the worker's newest is dropped");
+        }
+    }
+}
+
+/// How long the end of a run is still waited for.
+struct Patience {
+    began: Instant,
+    progress: u64,
+    last_progress: Instant,
+    gave_up: bool,
+}
+
+impl Patience {
+    fn begin(log: &LogStream) -> Self {
+        let now = Instant::now();
+        Self { began: now, progress: log.progress(), last_progress: now, gave_up: false }
+    }
+
+    /// As long as they get on; a reader that is slow is waited for, one that is gone is not.
+    fn waits_for_lines(&mut self, log: &LogStream) -> bool {
+        let progress = log.progress();
+        if progress != self.progress {
+            (self.progress, self.last_progress) = (progress, Instant::now());
+        }
+        let waits = self.last_progress.elapsed() < LAST_LINES && self.began.elapsed() < LONGEST_LAST_LINES;
+        if !waits && !self.gave_up {
+            self.gave_up = true;
+            tracing::warn!("the worker has ended, but its output is still held open or the log is not read: going on");
+        }
+        waits
+    }
+
+    fn waits_for_reports(&self) -> bool {
+        self.began.elapsed() < LAST_REPORTS
     }
 }
 
@@ -380,11 +495,11 @@ async fn write_input(input: Box<dyn AsyncWrite + Send + Unpin>, mut messages: mp
 }
 
 /// The first deadline that has come, or none after a while: the clock may have jumped meanwhile.
-async fn next_deadline(deadlines: &BTreeMap<Deadline, Timestamp>) -> Option<Deadline> {
+async fn next_deadline(deadlines: &BTreeMap<Deadline, Timestamp>, client: &Client) -> Option<Deadline> {
     let Some((deadline, time)) = deadlines.iter().min_by_key(|(_, time)| **time) else {
         return std::future::pending().await;
     };
-    let left = time.duration_since(Timestamp::now());
+    let left = time.duration_since(client.latest_now());
     match Duration::try_from(left) {
         Ok(left) if left > LONGEST_SLEEP => {
             tokio::time::sleep(LONGEST_SLEEP).await;
@@ -392,7 +507,7 @@ async fn next_deadline(deadlines: &BTreeMap<Deadline, Timestamp>) -> Option<Dead
         }
         Ok(left) if !left.is_zero() => {
             tokio::time::sleep(left).await;
-            (*time <= Timestamp::now()).then_some(*deadline)
+            (*time <= client.latest_now()).then_some(*deadline)
         }
         Ok(_) | Err(_) => Some(*deadline),
     }

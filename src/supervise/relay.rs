@@ -4,9 +4,11 @@
 use crate::logging::LogStream;
 use std::collections::BTreeSet;
 use std::io;
+use taskcluster_api::ReportWorkerError;
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use worker_protocol::line::LineReader;
+use worker_protocol::message::ErrorReport;
 use worker_protocol::record;
 use worker_protocol::{Incoming, Message, MessageReader};
 
@@ -25,6 +27,7 @@ pub async fn output(stream: impl AsyncRead + Unpin, log: LogStream, messages: mp
                 let _ = record::render(&body, out);
             }),
             Incoming::Message(message) => {
+                let message = clipped(message);
                 // The event loop is gone once the run is over; the worker's lines still count.
                 let _ = messages.send(message).await;
                 true
@@ -49,6 +52,23 @@ pub async fn output(stream: impl AsyncRead + Unpin, log: LogStream, messages: mp
         }
     }
     Ok(())
+}
+
+/// What waits to be reported holds no more than can be reported.
+fn clipped(message: Message) -> Message {
+    match message {
+        Message::ErrorReport(ErrorReport { kind, title, description, extra }) => {
+            let ReportWorkerError { kind, title, description, extra } =
+                ReportWorkerError { kind, title, description, extra }.clipped();
+            Message::ErrorReport(ErrorReport { kind, title, description, extra })
+        }
+        Message::Welcome { .. }
+        | Message::Hello { .. }
+        | Message::Log { .. }
+        | Message::GracefulTermination { .. }
+        | Message::NewCredentials { .. }
+        | Message::Shutdown => message,
+    }
 }
 
 /// Relays what the worker writes to its standard error, byte for byte, until it writes no more.

@@ -23,6 +23,9 @@ const LATE_SIGNAL: SignedDuration = SignedDuration::from_secs(5);
 /// A cache that could not be written is tried again after this.
 const CACHE_RETRY: SignedDuration = SignedDuration::from_secs(60);
 
+/// After a renewal the next one is at least this far away, however short the new credentials live.
+const BETWEEN_RENEWALS: SignedDuration = SignedDuration::from_secs(5);
+
 /// The signal that asks a process to end.
 const SIGTERM: i32 = 15;
 
@@ -152,6 +155,8 @@ pub struct Supervisor {
     retiring: bool,
     lost_part: bool,
     lease: Option<Lease>,
+    /// The end of the credentials that the worker has for sure, once newer ones are on their way to it.
+    heard_end: Option<Timestamp>,
     renewal_tries: u32,
     ended: Option<WorkerExit>,
     finished: bool,
@@ -170,13 +175,14 @@ impl Supervisor {
             retiring: false,
             lost_part: false,
             lease,
+            heard_end: None,
             renewal_tries: 0,
             ended: None,
             finished: false,
             jitter: fastrand::Rng::with_seed(terms.seed),
         };
         let mut actions = Vec::new();
-        supervisor.arm_renewal(now, &mut actions);
+        supervisor.arm_renewal(now, now, &mut actions);
         (supervisor, actions)
     }
 
@@ -200,11 +206,6 @@ impl Supervisor {
         self.stop != Stop::NotAsked
     }
 
-    /// Whether the worker asked for retirement, and got it.
-    pub fn is_retiring(&self) -> bool {
-        self.retiring
-    }
-
     /// Whether the worker has ended.
     pub fn has_ended(&self) -> bool {
         self.ended.is_some()
@@ -223,7 +224,7 @@ impl Supervisor {
         }
         match event {
             Event::Message(message) => self.message(message, &mut actions),
-            Event::InputClosed => self.input_closed = true,
+            Event::InputClosed => self.input_closed(&mut actions),
             Event::Exited(exit) => self.exited(exit, now, &mut actions),
             Event::Notice(notice) => {
                 info(&mut actions, format_args!("notice: {notice}"));
@@ -238,11 +239,27 @@ impl Supervisor {
             Event::PartLost(name) => {
                 self.lost_part = true;
                 error(&mut actions, format_args!("our own part `{name}` failed: stopping the worker"));
-                self.stop = self.stop.max(Stop::Now);
-                actions.push(Action::Terminate);
+                if self.ended.is_none() {
+                    self.stop = self.stop.max(Stop::Now);
+                    actions.push(Action::Terminate);
+                }
             }
         }
         actions
+    }
+
+    /// What was said last may not have been heard, so what depends on it is done otherwise.
+    fn input_closed(&mut self, actions: &mut Vec<Action>) {
+        self.input_closed = true;
+        if self.ended.is_some() {
+            return;
+        }
+        if self.stop == Stop::Now {
+            actions.push(Action::Terminate);
+        }
+        if let Some(heard) = self.heard_end {
+            actions.push(Action::Arm(Deadline::CredentialsEnd, earlier(heard, BEFORE_THE_END)));
+        }
     }
 
     fn message(&mut self, message: Message, actions: &mut Vec<Action>) {
@@ -260,6 +277,10 @@ impl Supervisor {
                     self.agreed = Some(agreed);
                     info(actions, format_args!("the worker said hello; both sides can: {agreed}"));
                     actions.push(Action::Agree(capabilities));
+                    if let Some(lease) = self.lease.as_ref().filter(|_| agreed.has(Capability::NewCredentials)) {
+                        // What was renewed before reaches the worker now.
+                        actions.push(Action::Arm(Deadline::CredentialsEnd, earlier(lease.expires, BEFORE_THE_END)));
+                    }
                 }
             }
             Message::ErrorReport(report) => actions.push(Action::Report(report)),
@@ -334,18 +355,19 @@ impl Supervisor {
         info(actions, format_args!("credentials renewed; they end at {:.0}", renewal.expires));
         self.renewal_tries = 0;
         let old_end = self.lease.as_ref().map(|lease| lease.expires);
+        self.heard_end = if self.takes_credentials() == Some(true) { old_end } else { self.heard_end.or(old_end) };
         self.lease = Some(Lease { expires: renewal.expires, secret: renewal.secret.clone() });
         let credentials = renewal.credentials.clone();
         actions.push(Action::Adopt(renewal));
         if self.ended.is_some() {
             return;
         }
-        self.arm_renewal(now, actions);
+        self.arm_renewal(later(now, BETWEEN_RENEWALS), now, actions);
         if self.takes_credentials() != Some(true)
-            && let Some(old_end) = old_end
+            && let Some(heard) = self.heard_end
         {
             // It has not said hello: what it has now is what it will have if it never does.
-            actions.push(Action::Arm(Deadline::CredentialsEnd, earlier(old_end, BEFORE_THE_END)));
+            actions.push(Action::Arm(Deadline::CredentialsEnd, earlier(heard, BEFORE_THE_END)));
         }
         actions.push(Action::Send(Message::NewCredentials {
             client_id: credentials.client_id,
@@ -388,25 +410,26 @@ impl Supervisor {
 
     /// Asks the worker to end, unless it has been asked as strongly before.
     fn request(&mut self, wanted: Stop, actions: &mut Vec<Action>) {
-        if wanted <= self.stop || self.ended.is_some() {
+        let hears = !self.input_closed && self.agreed.is_some_and(|agreed| agreed.has(Capability::GracefulTermination));
+        // There is no gentler way to tell it: it is stopped when its credentials end.
+        let unheard = wanted == Stop::Drain && !hears;
+        if wanted <= self.stop || self.ended.is_some() || unheard {
             return;
         }
         self.stop = wanted;
-        let hears = !self.input_closed && self.agreed.is_some_and(|agreed| agreed.has(Capability::GracefulTermination));
         match wanted {
             Stop::NotAsked => {}
-            Stop::Drain if hears => actions.push(Action::Send(Message::GracefulTermination { finish_tasks: true })),
-            // There is no gentler way to tell it; it is stopped when its credentials end.
-            Stop::Drain => {}
+            Stop::Drain => actions.push(Action::Send(Message::GracefulTermination { finish_tasks: true })),
             Stop::Now if hears => actions.push(Action::Send(Message::GracefulTermination { finish_tasks: false })),
             Stop::Now => actions.push(Action::Terminate),
             Stop::Kill => actions.push(Action::Kill),
         }
     }
 
-    fn arm_renewal(&self, now: Timestamp, actions: &mut Vec<Action>) {
+    fn arm_renewal(&self, soonest: Timestamp, now: Timestamp, actions: &mut Vec<Action>) {
         if let Some(lease) = &self.lease {
-            actions.push(Action::Arm(Deadline::Renewal, renewal_time(now, lease.expires)));
+            let time = renewal_time(now, lease.expires).max(soonest);
+            actions.push(Action::Arm(Deadline::Renewal, time));
             actions.push(Action::Arm(Deadline::CredentialsEnd, earlier(lease.expires, BEFORE_THE_END)));
         }
     }

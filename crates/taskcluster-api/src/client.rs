@@ -5,9 +5,11 @@ use crate::error::{ApiError, Decode, ErrorClass, Failure, from_json};
 use crate::ids::RootUrl;
 use crate::retry::{RetryPolicy, Tries};
 use crate::{sign, tls};
+use jiff::{SignedDuration, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Response};
+use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::sync::Arc;
@@ -81,9 +83,12 @@ impl Client {
         &self.root_url
     }
 
-    /// What to add to our clock to have the service's, in seconds; 0 until an answer told otherwise.
-    pub fn clock_offset(&self) -> i64 {
-        self.clock.0.load(Ordering::Relaxed)
+    /// Our clock's time, or the service's where that is known to be ahead. Comparing the end of credentials with it
+    /// may be early, but never late, even where our clock is put right later on.
+    pub fn latest_now(&self) -> Timestamp {
+        let ahead = self.clock.0.load(Ordering::Relaxed).max(0);
+        let now = Timestamp::now();
+        now.checked_add(SignedDuration::from_secs(ahead)).unwrap_or(now)
     }
 
     pub(crate) async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, ApiError> {
@@ -137,6 +142,18 @@ impl Client {
         url
     }
 
+    /// What an answer must not be quoted with, should a service or a proxy echo it.
+    fn secrets_of(&self, call: &Call<'_>) -> Vec<String> {
+        let mut secrets = Vec::new();
+        if let Some(credentials) = &self.credentials {
+            secrets.push(credentials.access_token.expose_secret().to_owned());
+        }
+        for key in ["secret", "workerIdentityProof"] {
+            collect_texts(call.body.as_ref().and_then(|body| body.get(key)), &mut secrets);
+        }
+        secrets
+    }
+
     async fn send<T: DeserializeOwned>(&self, call: &Call<'_>, url: Url) -> Result<T, Failure> {
         let body = call.body.as_ref().map(|body| body.to_string().into_bytes());
         let mut request = self.http.request(call.method.clone(), url.clone()).timeout(call.timeout);
@@ -162,9 +179,19 @@ impl Client {
             BodyError::Broken(error) => transport(error, call.timeout),
         })?;
         if !status.is_success() {
-            return Err(refusal(status.as_u16(), &headers, &body));
+            let secrets = self.secrets_of(call);
+            return Err(refusal(status.as_u16(), &headers, &body, &secrets));
         }
         from_json(&body).map_err(Failure::Decode)
+    }
+}
+
+fn collect_texts(value: Option<&Value>, texts: &mut Vec<String>) {
+    match value {
+        Some(Value::String(text)) => texts.push(text.clone()),
+        Some(Value::Object(members)) => members.values().for_each(|member| collect_texts(Some(member), texts)),
+        Some(Value::Array(elements)) => elements.iter().for_each(|element| collect_texts(Some(element), texts)),
+        Some(Value::Null | Value::Bool(_) | Value::Number(_)) | None => {}
     }
 }
 
@@ -194,11 +221,13 @@ fn transport(error: reqwest::Error, timeout: Duration) -> Failure {
 
 /// Reads a Taskcluster error: `{code, message, requestInfo}`, where a line `---` in the message begins an echo
 /// of the request, which may hold secrets.
-fn refusal(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
+fn refusal(status: u16, headers: &HeaderMap, body: &[u8], secrets: &[String]) -> Failure {
     let document: Option<Value> = serde_json::from_slice(body).ok();
     let text = |name: &str| document.as_ref().and_then(|document| document.get(name)).and_then(Value::as_str);
     let message = text("message").map(|message| {
-        let own = message.split("\n---").next().unwrap_or_default();
+        let own = message.lines().take_while(|line| !line.starts_with("---")).collect::<Vec<_>>().join("\n");
+        let hide = |text: String, secret: &String| text.replace(secret.as_str(), "[redacted]");
+        let own = secrets.iter().filter(|secret| secret.len() >= 8).fold(own, hide);
         own.trim().chars().take(1000).collect()
     });
     let header = |name| headers.get(name).and_then(|value: &reqwest::header::HeaderValue| value.to_str().ok());
@@ -272,8 +301,11 @@ mod tests {
     #[test]
     fn the_echo_of_the_request_is_not_part_of_the_message() {
         let body = br#"{"code":"InputError","message":"no such pool\n\n---\n\n* payload: canary","requestInfo":{}}"#;
-        let failure = refusal(400, &HeaderMap::new(), body);
+        let failure = refusal(400, &HeaderMap::new(), body, &[]);
         assert_eq!(failure.to_string(), "answered 400 InputError: no such pool");
+        let body = br#"{"code":"InputError","message":"your token canary-token is none","requestInfo":{}}"#;
+        let failure = refusal(400, &HeaderMap::new(), body, &["canary-token".to_owned()]);
+        assert_eq!(failure.to_string(), "answered 400 InputError: your token [redacted] is none");
     }
 
     #[test]
@@ -282,7 +314,7 @@ mod tests {
         headers.insert(DATE, "Sat, 21 Nov 2026 00:00:00 GMT".parse().unwrap());
         for (value, expected) in [("7", 7), ("Sat, 21 Nov 2026 00:01:00 GMT", 60)] {
             headers.insert(RETRY_AFTER, value.parse().unwrap());
-            match refusal(429, &headers, b"") {
+            match refusal(429, &headers, b"", &[]) {
                 Failure::Status { retry_after, .. } => assert_eq!(retry_after, Some(Duration::from_secs(expected))),
                 other => panic!("{other}"),
             }

@@ -144,7 +144,10 @@ fn describe_status(status: u16, code: Option<&str>, message: &str) -> String {
 /// What is missing or of the wrong type, and where.
 pub fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Decode> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| decode_error(&error))
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| decode_error(&error))?;
+    let more = |_| Decode { path: ".".to_owned(), problem: "there is more behind the JSON".to_owned() };
+    deserializer.end().map_err(more)?;
+    Ok(value)
 }
 
 /// Turns what serde says into what may be printed: serde's own words quote the value that was found, which may
@@ -154,8 +157,8 @@ fn decode_error(error: &serde_path_to_error::Error<serde_json::Error>) -> Decode
     let words = inner.to_string();
     let problem = if inner.is_syntax() || inner.is_eof() {
         format!("it is no JSON (line {}, column {})", inner.line(), inner.column())
-    } else if let Some(expected) = words.find(", expected ").map(|at| &words[at + 2..]) {
-        let end = expected.find(" at line ").unwrap_or(expected.len());
+    } else if let Some(expected) = words.rfind(", expected ").map(|at| &words[at + 2..]) {
+        let end = expected.rfind(" at line ").unwrap_or(expected.len());
         format!("{} was wrong, {}", wrong_type(&words), &expected[..end])
     } else if words.starts_with("missing field") {
         words[..words.find(" at line ").unwrap_or(words.len())].to_owned()
@@ -197,6 +200,11 @@ mod tests {
         assert_eq!(problem(r#"{"inner":{}}"#), "at `inner`: missing field `number`");
         assert_eq!(problem(r#"{"inner":{"number":"canary"}}"#), "at `inner.number`: string was wrong, expected u32");
         assert_eq!(problem(r#"{"inner":"canary"}"#), "at `inner`: string was wrong, expected struct Inner");
+        assert_eq!(
+            problem(r#"{"inner":"canary, expected canary"}"#),
+            "at `inner`: string was wrong, expected struct Inner"
+        );
         assert_eq!(problem("<html>canary"), "it is no JSON (line 1, column 1)");
+        assert_eq!(problem(r#"{"inner":{"number":1}} canary"#), "there is more behind the JSON");
     }
 }

@@ -31,6 +31,9 @@ impl FromStr for RootUrl {
     type Err = InvalidRootUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidRootUrl> {
+        if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(InvalidRootUrl("it may hold no white space"));
+        }
         let url = Url::parse(text).map_err(|_| InvalidRootUrl("this is no URL"))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(InvalidRootUrl("its scheme must be http or https"));
@@ -44,7 +47,7 @@ impl FromStr for RootUrl {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidRootUrl("it may have no user and no password"));
         }
-        Ok(Self(text.trim_end_matches('/').to_owned()))
+        Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
     }
 }
 
@@ -198,7 +201,17 @@ mod tests {
     #[test]
     fn root_urls_lose_their_slash_and_must_be_http() {
         assert_eq!("https://tc.example.com/".parse::<RootUrl>().unwrap().as_str(), "https://tc.example.com");
-        for bad in ["", "tc.example.com", "ftp://tc.example.com", "https://", "https://tc/?q", "https://u:p@tc"] {
+        assert_eq!("HTTPS://TC.example.com".parse::<RootUrl>().unwrap().as_str(), "https://tc.example.com");
+        for bad in [
+            "",
+            "tc.example.com",
+            "ftp://tc.example.com",
+            " https://tc",
+            "https://tc\n",
+            "https://",
+            "https://tc/?q",
+            "https://u:p@tc",
+        ] {
             assert!(bad.parse::<RootUrl>().is_err(), "{bad}");
         }
     }

@@ -59,10 +59,12 @@ impl Tries {
         Self { policy, pauses: Box::new(policy.pauses()), began: Instant::now() }
     }
 
-    /// How long to wait before the next try, at least `asked`; `None` where there is none.
+    /// How long to wait before the next try, at least `asked`; `None` where there is none. Whatever is asked, there
+    /// is a last try at the end of the time.
     pub fn next_pause(&mut self, asked: Option<Duration>) -> Option<Duration> {
         let pause = self.pauses.next()?.max(asked.unwrap_or_default());
-        (self.began.elapsed() + pause <= self.policy.total).then_some(pause)
+        let left = self.policy.total.checked_sub(self.began.elapsed())?;
+        (!left.is_zero()).then(|| pause.min(left))
     }
 
     /// How long it has been tried.
@@ -87,10 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_that_would_end_after_the_total_is_not_begun() {
+    fn no_pause_goes_beyond_the_total_and_the_last_try_is_at_its_end() {
         let mut tries = Tries::begin(RetryPolicy::persistent(Duration::from_secs(60)));
         assert_eq!(tries.next_pause(Some(Duration::from_secs(30))), Some(Duration::from_secs(30)));
-        assert_eq!(tries.next_pause(Some(Duration::from_secs(61))), None);
+        let last = tries.next_pause(Some(Duration::from_secs(600))).unwrap();
+        assert!(last <= Duration::from_secs(60));
+        assert_eq!(Tries::begin(RetryPolicy { total: Duration::ZERO, ..RetryPolicy::DEFAULT }).next_pause(None), None);
         assert_eq!(Tries::begin(RetryPolicy::NONE).next_pause(None), None);
     }
 }

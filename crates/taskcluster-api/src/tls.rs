@@ -14,7 +14,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// `SSL_CERT_DIR` name others), or the bundled ones where the system has none. It takes proxies from the
 /// environment, offers HTTP/2, and follows no redirect: a signature is for one URL only.
 pub(crate) fn http_client(root_url: &RootUrl) -> Result<reqwest::Client, BoxError> {
-    let roots = if root_url.is_https() { trusted_roots() } else { RootCertStore::empty() };
+    let roots = if root_url.is_https() { trusted_roots()? } else { RootCertStore::empty() };
     Ok(builder(roots)?.connect_timeout(CONNECT_TIMEOUT).build()?)
 }
 
@@ -38,13 +38,19 @@ fn builder(roots: RootCertStore) -> Result<reqwest::ClientBuilder, BoxError> {
         .user_agent(concat!("worker-runner/", env!("CARGO_PKG_VERSION"))))
 }
 
-fn trusted_roots() -> RootCertStore {
+fn trusted_roots() -> Result<RootCertStore, BoxError> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
-        tracing::warn!("no certificate authority found on this system: trusting the bundled ones");
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    match found.errors.first() {
+        // Somebody chose whom to trust: everybody is no stand-in for that.
+        Some(error) if added == 0 => return Err(format!("no certificate authority can be read: {error}").into()),
+        Some(error) => tracing::warn!("some certificate authorities cannot be read: {error}"),
+        None if added == 0 => {
+            tracing::warn!("no certificate authority found on this system: trusting the bundled ones");
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        None => {}
     }
-    roots
+    Ok(roots)
 }

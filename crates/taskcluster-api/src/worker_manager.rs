@@ -17,8 +17,8 @@ const SERVICE: &str = "worker-manager";
 /// How long one try of an ordinary call may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long one try of `registerWorker` may take: long, for one that we give up may have succeeded, and a
-/// machine registers once.
+/// How long one try of `registerWorker` or `reregisterWorker` may take: long, for one that we give up may have
+/// succeeded, and then a machine has used its one registration, or its secret.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// worker-manager accepts titles of this many characters (`worker-pool-error.json`).
@@ -221,7 +221,8 @@ impl WorkerManager {
             "workerId": request.worker.worker_id,
             "secret": request.secret.expose_secret(),
         });
-        let wire: WireRenewal = self.0.call(post("reregisterWorker", &["worker", "reregister"], body, retry)).await?;
+        let call = post("reregisterWorker", &["worker", "reregister"], body, retry);
+        let wire: WireRenewal = self.0.call(Call { timeout: REGISTER_TIMEOUT, ..call }).await?;
         Ok(wire.into())
     }
 
@@ -254,15 +255,16 @@ impl WorkerManager {
     pub async fn report_worker_error(
         &self,
         worker: &WorkerName,
-        report: &ReportWorkerError,
+        report: ReportWorkerError,
         retry: RetryPolicy,
     ) -> Result<(), ApiError> {
+        let report = report.clipped();
         let body = json!({
             "workerGroup": worker.worker_group,
             "workerId": worker.worker_id,
-            "kind": valid_kind(&report.kind),
-            "title": clip(&report.title, MAX_TITLE),
-            "description": clip(&report.description, MAX_DESCRIPTION),
+            "kind": report.kind,
+            "title": report.title,
+            "description": report.description,
             "extra": report.extra,
         });
         let path = ["worker-pool-errors", worker.worker_pool_id.as_str()];
@@ -292,6 +294,27 @@ impl WorkerManager {
                 retry,
             })
             .await
+    }
+}
+
+impl ReportWorkerError {
+    /// How much `extra` may hold, in bytes of JSON: the service sets no limit, memory does.
+    const MAX_EXTRA: usize = 64 * 1024;
+
+    /// The report, cut to what the service accepts.
+    #[must_use]
+    pub fn clipped(self) -> Self {
+        let extra = if Value::Object(self.extra.clone()).to_string().len() > Self::MAX_EXTRA {
+            Map::from_iter([("truncated".to_owned(), Value::Bool(true))])
+        } else {
+            self.extra
+        };
+        Self {
+            kind: valid_kind(&self.kind),
+            title: clip(&self.title, MAX_TITLE),
+            description: clip(&self.description, MAX_DESCRIPTION),
+            extra,
+        }
     }
 }
 

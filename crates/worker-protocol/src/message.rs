@@ -186,6 +186,9 @@ impl Message {
         if !line.starts_with(MESSAGE_PREFIX) {
             return Parsed::Text;
         }
+        if is_bloated(line) {
+            return Parsed::Text;
+        }
         let Ok(object) = serde_json::from_slice::<Map<String, Value>>(&line[1..]) else {
             return Parsed::Text;
         };
@@ -223,6 +226,18 @@ impl Message {
             MessageKind::Shutdown => Self::Shutdown,
         })
     }
+}
+
+/// A message may hold this many objects and lists, and this many values.
+pub const MAX_CONTAINERS: usize = 4096;
+/// See [`MAX_CONTAINERS`].
+pub const MAX_VALUES: usize = 65_536;
+
+/// Whether a line would take far more memory read than it has bytes. Counts brackets and commas wherever they stand.
+fn is_bloated(line: &[u8]) -> bool {
+    line.len() > MAX_CONTAINERS
+        && (memchr::memchr2_iter(b'{', b'[', line).count() > MAX_CONTAINERS
+            || memchr::memchr_iter(b',', line).count() > MAX_VALUES)
 }
 
 /// The members of a message's object, taken out one by one.
@@ -387,6 +402,14 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_message_that_would_bloat_is_text() {
+        let line = format!(r#"~{{"type":"log","body":{{"a":[{}0]}}}}"#, r#"{"":0},"#.repeat(5000));
+        assert!(matches!(Message::parse(line.as_bytes()), Parsed::Text));
+        let long = format!(r#"~{{"type":"log","body":{{"textPayload":"{}"}}}}"#, "x".repeat(900_000));
+        assert!(matches!(Message::parse(long.as_bytes()), Parsed::Message(_)));
     }
 
     #[test]

@@ -4,10 +4,11 @@
 use super::{ProcessSpec, Streams, WorkerExit};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::sys::signal::{SigHandler, SigSet, Signal, kill, killpg, signal};
+use nix::libc;
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::stat::Mode;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpgid, getpgrp, getpid, getppid};
+use nix::unistd::{Pid, getpgrp, getpid, getppid};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -80,12 +81,17 @@ impl Process {
 
     /// Asks the process to end: SIGTERM.
     pub fn terminate(&self) {
-        self.deliver(kill(self.pid, Signal::SIGTERM), "SIGTERM");
+        // Once it has ended its number may be somebody else's.
+        if self.exit.is_none() {
+            self.deliver(kill(self.pid, Signal::SIGTERM), "SIGTERM");
+        }
     }
 
     /// Ends the process and its group: SIGKILL.
     pub fn kill(&self) {
-        self.deliver(killpg(self.pid, Signal::SIGKILL), "SIGKILL");
+        if self.exit.is_none() {
+            self.deliver(killpg(self.pid, Signal::SIGKILL), "SIGKILL");
+        }
     }
 
     fn deliver(&self, result: nix::Result<()>, signal: &str) {
@@ -96,59 +102,76 @@ impl Process {
         }
     }
 
-    /// Once the process has ended: ends every descendant that is left, and says which.
-    pub async fn end_descendants(&mut self) {
+    /// Once the process has ended: ends every descendant that is left, and says which. Where a command of our own may
+    /// be running, `spare_our_group` keeps it.
+    pub async fn end_descendants(&mut self, spare_our_group: bool) {
+        let mut named = BTreeSet::new();
         for _ in 0..REAP_ROUNDS {
             self.reap();
-            let left = adopted(self.pid);
+            let left = adopted(self.pid, spare_our_group);
             if left.is_empty() {
                 return;
             }
             for (pid, name) in left {
-                tracing::warn!("the worker left the process {pid} ({name}) behind: ending it");
+                if named.insert(pid) {
+                    tracing::warn!("the worker left the process {pid} ({name}) behind: ending it");
+                }
                 let _ = kill(pid, Signal::SIGKILL);
-                let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
             }
             tokio::time::sleep(REAP_PAUSE).await;
         }
-        tracing::error!("processes that the worker left behind do not end");
+        tracing::error!("processes that the worker left behind do not end: {named:?}");
     }
 
-    /// Takes note of ended children. Those of our own group are commands of ours, which somebody else waits for.
-    #[cfg(target_os = "linux")]
+    /// Takes note of the worker's end, and takes the remains of its orphaned descendants away.
     fn reap(&mut self) {
-        use nix::sys::wait::{Id, waitid};
-        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        while let Ok(status) = waitid(Id::All, look) {
-            match status.pid() {
-                Some(pid) if pid == self.pid => self.note_exit(),
-                Some(pid) if getpgid(Some(pid)) == Ok(getpgrp()) => return,
-                Some(pid) => {
-                    let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
-                    tracing::debug!("the orphaned process {pid} has ended");
-                }
-                None => return,
+        if self.exit.is_none() {
+            self.exit = wait_for(self.pid);
+        }
+        while let Some(pid) = ended_child() {
+            let exit = wait_for(pid);
+            if pid == self.pid {
+                self.exit = self.exit.or(exit);
+            } else {
+                tracing::debug!("the orphaned process {pid} has ended");
             }
         }
     }
+}
 
-    #[cfg(not(target_os = "linux"))]
-    fn reap(&mut self) {
-        if self.exit.is_none() {
-            self.note_exit();
-        }
+/// How a child ended, taking its remains away; `None` while it runs.
+///
+/// The system call itself, for its wrapper doesn't know real-time signals.
+fn wait_for(pid: Pid) -> Option<WorkerExit> {
+    let mut status = 0;
+    // SAFETY: writes one integer, which is ours.
+    match unsafe { libc::waitpid(pid.as_raw(), &raw mut status, libc::WNOHANG) } {
+        0 => None,
+        // Somebody took the status away: that it has ended is all we know.
+        -1 => (Errno::last() == Errno::ECHILD).then_some(WorkerExit::Code(1)),
+        _ if libc::WIFEXITED(status) => Some(WorkerExit::Code(libc::WEXITSTATUS(status))),
+        _ if libc::WIFSIGNALED(status) => Some(WorkerExit::Signal(libc::WTERMSIG(status))),
+        _ => None,
     }
+}
 
-    fn note_exit(&mut self) {
-        match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(_, code)) => self.exit = Some(WorkerExit::Code(code)),
-            Ok(WaitStatus::Signaled(_, signal, _)) => self.exit = Some(WorkerExit::Signal(signal as i32)),
-            Ok(_) => {}
-            // Somebody took the status away: that it has ended is all we know.
-            Err(Errno::ECHILD) => self.exit = self.exit.or(Some(WorkerExit::Code(1))),
-            Err(error) => tracing::error!("cannot ask for the worker's status: {error}"),
-        }
-    }
+/// A child that has ended and whose remains nobody has taken away.
+#[cfg(target_os = "linux")]
+fn ended_child() -> Option<Pid> {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: all zeros is a valid value, and what the call leaves where there is no such child.
+    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: writes that structure, which is ours.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut found, options) };
+    // SAFETY: the call succeeded, so the structure is that of a child's end.
+    let pid = if result == 0 { unsafe { found.si_pid() } } else { 0 };
+    (pid > 0).then(|| Pid::from_raw(pid))
+}
+
+/// Only Linux hands orphans to us.
+#[cfg(not(target_os = "linux"))]
+fn ended_child() -> Option<Pid> {
+    None
 }
 
 /// Makes sure that a child inherits none of the descriptors that we were started with.
@@ -166,14 +189,10 @@ fn keep_descriptors_private() {
 
 /// Runs in the child, before the worker's program.
 fn prepare_child(parent: Pid, oom_score_adj: Option<&str>) -> io::Result<()> {
-    for number in 1..32 {
-        if let Ok(number) = Signal::try_from(number)
-            && number != Signal::SIGKILL
-            && number != Signal::SIGSTOP
-        {
-            // SAFETY: sets the default action, which is no handler of ours.
-            unsafe { signal(number, SigHandler::SigDfl) }?;
-        }
+    for number in (1..=64).filter(|number| ![libc::SIGKILL, libc::SIGSTOP].contains(number)) {
+        // SAFETY: sets the default action, which is no handler of ours. Those that the C library keeps for itself are
+        // refused, which changes nothing.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
     }
     SigSet::empty().thread_set_mask()?;
     #[cfg(target_os = "linux")]
@@ -193,20 +212,22 @@ fn prepare_child(parent: Pid, oom_score_adj: Option<&str>) -> io::Result<()> {
     Ok(())
 }
 
-/// Our children other than the worker and our own commands: descendants of the worker whose parents have ended.
-fn adopted(worker: Pid) -> Vec<(Pid, String)> {
+/// Our children other than the worker: descendants of it whose parents have ended.
+fn adopted(worker: Pid, spare_our_group: bool) -> Vec<(Pid, String)> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let (us, our_group) = (getpid(), getpgrp());
     let read = |entry: fs::DirEntry| {
         let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?);
-        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let stat = fs::read(entry.path().join("stat")).ok()?;
+        let stat = String::from_utf8_lossy(&stat);
         // `pid (name) state ppid pgrp …`: the name may hold anything, so it ends at the last parenthesis.
         let (before, after) = stat.rsplit_once(')')?;
-        let name = before.split_once('(')?.1.to_owned();
+        let name = before.split_once('(')?.1.escape_debug().to_string();
         let mut fields = after.split_ascii_whitespace().skip(1);
         let parent: i32 = fields.next()?.parse().ok()?;
         let group: i32 = fields.next()?.parse().ok()?;
-        (parent == us.as_raw() && group != our_group.as_raw() && pid != worker).then_some((pid, name))
+        let spared = spare_our_group && group == our_group.as_raw();
+        (parent == us.as_raw() && pid != worker && !spared).then_some((pid, name))
     };
     processes.flatten().filter_map(read).collect()
 }

@@ -62,5 +62,5 @@ impl Process {
     }
 
     /// Descendants are not accounted for here yet.
-    pub async fn end_descendants(&mut self) {}
+    pub async fn end_descendants(&mut self, _spare_our_group: bool) {}
 }
