@@ -1,1 +1,217 @@
-//! Not yet.
+//! What goes wrong around a boot, and what becomes of the machine.
+
+use crate::support::{Fixture, PATIENCE};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use simulator::{CloudKind, Fault};
+use std::time::Duration;
+
+#[test]
+fn a_lost_registration_is_tried_again_whatever_the_reason() {
+    let faults = [Fault::status(503), Fault::Drop, Fault::status(500), Fault::status(429)];
+    for kind in [CloudKind::Static, CloudKind::Azure] {
+        let fixture = Fixture::new(kind);
+        for fault in &faults {
+            fixture.simulator.fault("/worker/register", 1, fault.clone());
+        }
+        fixture.boot().assert_code(0);
+        // The first try meets the first fault that is left, and so on.
+        assert!(fixture.simulator.count("/worker/register") > 1);
+        fixture.assert_no_violation();
+    }
+}
+
+#[test]
+fn a_static_worker_that_is_refused_fails_at_once_with_the_services_own_words() {
+    let mut fixture = Fixture::new(CloudKind::Static);
+    fixture.machine.config["provider"]["staticSecret"] = json!("x".repeat(44));
+    let finished = fixture.boot();
+    finished.assert_code(13).assert_logged("answered 400 InputError: the proof proves nothing").assert_logged("hint:");
+    finished.assert_not_logged("---").assert_not_logged("xxxxxxxx");
+    assert_eq!(fixture.simulator.count("/worker/register"), 1);
+}
+
+#[test]
+fn a_cloud_worker_that_is_refused_shows_a_fresh_proof() {
+    for (kind, proof) in [
+        (CloudKind::Aws, "/dynamic/instance-identity/document"),
+        (CloudKind::Azure, "/metadata/attested/document"),
+        (CloudKind::Google, "/service-accounts/default/identity"),
+    ] {
+        let fixture = Fixture::new(kind);
+        fixture.simulator.fault("/worker/register", 1, Fault::error(404, "ResourceNotFound", "no such worker yet"));
+        fixture.boot().assert_code(0).assert_logged("trying again with a fresh proof");
+        assert_eq!(fixture.simulator.count(proof), 2);
+    }
+}
+
+#[test]
+fn a_cloud_worker_that_is_registered_already_is_not_tried_again() {
+    let fixture = Fixture::new(CloudKind::Google);
+    fixture.boot().assert_code(0);
+    fixture.boot().assert_code(13).assert_logged("already running").assert_logged("cacheOverRestarts");
+    assert_eq!(fixture.simulator.count("/worker/register"), 2);
+    assert_eq!(
+        fixture.simulator.world(|world| world.taskcluster.removals),
+        1,
+        "nothing is removed before registration"
+    );
+}
+
+#[test]
+fn an_answer_that_is_not_as_promised_is_named_by_its_field() {
+    let wrong = |body: &str| Fault::Answer { status: 200, headers: Vec::new(), body: body.to_owned() };
+    let table = [
+        (Fault::garbage(), "it is no JSON (line 1, column 1)"),
+        (wrong("{}"), "missing field `expires`"),
+        (
+            wrong(
+                r#"{"expires": "2999-01-01T00:00:00Z", "secret": "canary", "credentials": {"clientId": "c"}, "workerConfig": {}}"#,
+            ),
+            "at `credentials`: missing field `accessToken`",
+        ),
+        (
+            wrong(
+                r#"{"expires": "2999-01-01T00:00:00Z", "secret": "canary", "credentials": {"clientId": "c", "accessToken": "canary"}}"#,
+            ),
+            "missing field `workerConfig`",
+        ),
+        (wrong(r#"{"expires": "canary"}"#), "at `expires`"),
+    ];
+    for (fault, expected) in table {
+        let fixture = Fixture::new(CloudKind::Static);
+        fixture.simulator.fault("/worker/register", 1, fault);
+        fixture.boot().assert_code(13).assert_logged(expected).assert_not_logged("canary");
+    }
+}
+
+#[test]
+fn secrets_that_cannot_be_had_yet_are_asked_for_again() {
+    let fixture = Fixture::new(CloudKind::Google);
+    fixture.simulator.fault("/secrets/", 2, Fault::status(502));
+    fixture.boot().assert_code(0).assert_logged("secrets.get failed (answered 502)");
+}
+
+#[test]
+fn a_failure_after_registration_is_reported_and_retires_a_cloud_machine() {
+    for (kind, removals) in [(CloudKind::Azure, 1), (CloudKind::Static, 0)] {
+        let fixture = Fixture::new(kind);
+        let secret = format!("worker-pool:{}", fixture.pool());
+        fixture.simulator.world(|world| world.taskcluster.forbidden_secrets.push(secret));
+        fixture.boot().assert_code(15).assert_logged("getting the worker pool's secrets");
+        let (removed, reports) =
+            fixture.simulator.world(|world| (world.taskcluster.removals, world.taskcluster.reports.clone()));
+        assert_eq!((removed, reports.len()), (removals, 1));
+        assert_eq!(reports[0]["kind"], "start-worker-secrets");
+        fixture.assert_no_violation();
+    }
+}
+
+#[test]
+fn a_missing_worker_is_a_warning_on_a_cloud_until_the_files_are_there() {
+    let mut fixture = Fixture::new(CloudKind::Aws);
+    fixture.machine.config["worker"]["path"] = json!(fixture.path("bin/not-there"));
+    fixture.boot().assert_code(18).assert_logged("going on, for the worker pool's files may bring it");
+    let (removals, reports) =
+        fixture.simulator.world(|world| (world.taskcluster.removals, world.taskcluster.reports.len()));
+    assert_eq!((removals, reports), (1, 1));
+
+    let mut fixture = Fixture::new(CloudKind::Aws);
+    let worker = fixture.path("brought/worker");
+    fixture.machine.config["worker"]["path"] = json!(worker);
+    let script = format!("#!/bin/sh\nexec '{}' \"$@\"\n", crate::support::simulated_worker().display());
+    use base64::Engine;
+    let content = base64::engine::general_purpose::STANDARD.encode(script);
+    let file = json!({"description": "the worker", "path": worker, "content": content, "encoding": "base64", "format": "file"});
+    fixture.simulator.world(|world| world.taskcluster.worker_config = json!({"genericWorker": {"files": [file]}}));
+    fixture.boot().assert_code(0);
+}
+
+#[test]
+fn a_machine_that_is_not_removed_is_shut_down_once() {
+    for (exit, fails) in [(0, 0), (0, 1), (69, 0)] {
+        let fixture = Fixture::new(CloudKind::Google).script(json!(["hello", {"exit": exit}]));
+        fixture.machine.shutdown_ends_with(fails).unwrap();
+        fixture.simulator.fault("DELETE", usize::MAX, Fault::error(403, "InsufficientScopes", "no"));
+        let finished = fixture.boot();
+        finished.assert_code(exit).assert_logged("answered 403 InsufficientScopes: no");
+        assert_eq!(fixture.machine.shutdowns(), ["-h now"]);
+        assert_eq!(finished.log.contains("CANNOT BE SHUT DOWN"), fails != 0);
+    }
+}
+
+#[test]
+fn a_clock_that_is_off_is_corrected_and_said_once() {
+    for offset in [-7200, 5400] {
+        let fixture = Fixture::new(CloudKind::Google);
+        fixture.simulator.world(|world| world.taskcluster.clock_offset = offset);
+        let finished = fixture.boot();
+        finished.assert_code(0);
+        assert_eq!(finished.log.matches("clock differs from the service's").count(), 1, "{}", finished.log);
+        fixture.assert_no_violation();
+    }
+}
+
+#[test]
+fn what_may_be_absent_is_tried_a_few_times_and_what_must_be_there_for_a_while() {
+    let fixture = Fixture::new(CloudKind::Aws);
+    fixture.simulator.fault("/meta-data/public-ipv4", usize::MAX, Fault::status(500));
+    fixture.boot().assert_code(0).assert_logged("public-ipv4: answered 500, 3 times: going on without it");
+    assert_eq!(fixture.simulator.count("/meta-data/public-ipv4"), 3);
+
+    let fixture = Fixture::new(CloudKind::Aws);
+    fixture.simulator.fault("/latest/user-data", usize::MAX, Fault::status(404));
+    fixture.boot().assert_code(11).assert_logged("/latest/user-data: answered 404 (tried for 1").assert_logged("hint:");
+}
+
+#[test]
+fn a_metadata_answer_that_makes_no_sense_names_the_url_and_the_field() {
+    let wrong = |body: &str| Fault::Answer { status: 200, headers: Vec::new(), body: body.to_owned() };
+    let fixture = Fixture::new(CloudKind::Aws);
+    let user_data = json!({"workerPoolId": "no-slash", "providerId": "p", "workerGroup": "g", "rootUrl": "https://tc"});
+    fixture.simulator.fault("/latest/user-data", usize::MAX, wrong(&user_data.to_string()));
+    fixture.boot().assert_code(11).assert_logged("/latest/user-data: `workerPoolId`: found \"no-slash\"");
+
+    let fixture = Fixture::new(CloudKind::Azure);
+    let attested = json!({"encoding": "der", "signature": "s"}).to_string();
+    fixture.simulator.fault("/metadata/attested", usize::MAX, wrong(&attested));
+    fixture.boot().assert_code(11).assert_logged("`encoding`: expected `pkcs7`");
+}
+
+#[test]
+fn a_metadata_service_that_is_not_googles_is_not_believed() {
+    let fixture = Fixture::new(CloudKind::Google).script(json!(["hello", {"exit": 0}]));
+    // Whatever answers on this network while it comes up.
+    fixture.simulator.fault("/instance/id", 2, Fault::garbage());
+    fixture.boot().assert_code(0).assert_logged("the answer lacks the header that a genuine one carries");
+}
+
+#[test]
+fn a_slow_secrets_service_is_waited_for() {
+    let fixture = Fixture::new(CloudKind::Static);
+    let pool = fixture.pool();
+    fixture.simulator.world(|world| {
+        world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), json!({"a": 1}));
+    });
+    fixture.simulator.fault("/secrets/", 1, Fault::SlowBody(Duration::from_millis(5)));
+    fixture.boot().assert_code(0);
+}
+
+#[test]
+fn a_killed_runner_takes_its_worker_along() {
+    let mut fixture = Fixture::new(CloudKind::Static);
+    let description = fixture.path("description.json");
+    fixture.machine.script = json!(["hello", {"describe": description}, {"print": "described"}, "hang"]);
+    let mut running = fixture.start();
+    running.wait_for("described");
+    let description: serde_json::Value = serde_json::from_slice(&std::fs::read(description).unwrap()).unwrap();
+    let worker = description["process"].as_str().unwrap().to_owned();
+    running.signal(Signal::SIGKILL);
+    running.finish();
+    let gone = || !std::path::Path::new(&format!("/proc/{worker}")).exists();
+    let began = std::time::Instant::now();
+    while !gone() {
+        assert!(began.elapsed() < PATIENCE, "the worker outlives its runner");
+        std::thread::yield_now();
+    }
+}

@@ -1,1 +1,184 @@
-//! Not yet.
+//! Files of the worker pool: whole or not at all, and nowhere else.
+
+use crate::support::{Finished, Fixture};
+use base64::Engine;
+use serde_json::{Value, json};
+use simulator::CloudKind;
+use std::fs;
+use std::io::{Cursor, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+fn encode(content: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(content)
+}
+
+fn spec(path: &Path, content: &[u8], format: &str) -> Value {
+    json!({"description": format!("a {format}"), "path": path, "content": encode(content), "encoding": "base64", "format": format})
+}
+
+fn boot_with(fixture: &Fixture, files: &[Value]) -> Finished {
+    fixture.simulator.world(|world| world.taskcluster.worker_config = json!({"genericWorker": {"files": files}}));
+    fixture.boot()
+}
+
+enum Entry<'a> {
+    File(&'a str, &'a [u8], u32),
+    Folder(&'a str),
+    Link(&'a str, &'a str),
+}
+
+fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    for entry in entries {
+        match entry {
+            Entry::File(name, content, mode) => {
+                zip.start_file(*name, SimpleFileOptions::default().unix_permissions(*mode)).unwrap();
+                zip.write_all(content).unwrap();
+            }
+            Entry::Folder(name) => zip.add_directory(*name, SimpleFileOptions::default()).unwrap(),
+            Entry::Link(name, target) => zip.add_symlink(*name, *target, SimpleFileOptions::default()).unwrap(),
+        }
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+fn leftovers(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.contains(".new")).collect()
+}
+
+#[test]
+fn a_zip_is_unpacked_with_its_modes_and_links_beside_what_is_there() {
+    let fixture = Fixture::new(CloudKind::Static);
+    let target = fixture.path("target");
+    fs::create_dir_all(target.join("sub")).unwrap();
+    fs::write(target.join("sub/theirs"), "theirs").unwrap();
+    fs::write(target.join("sub/replaced"), "old").unwrap();
+    let zip = archive(&[
+        Entry::Folder("empty"),
+        Entry::File("sub/program", b"#!", 0o750),
+        Entry::File("sub/replaced", b"new", 0o600),
+        Entry::File("win\\dows", b"w", 0o644),
+        Entry::Link("sub/link", "../sub/program"),
+    ]);
+    boot_with(&fixture, &[spec(&target, &zip, "zip")]).assert_code(0);
+    assert_eq!(fs::read_to_string(target.join("sub/theirs")).unwrap(), "theirs");
+    assert_eq!(fs::read_to_string(target.join("sub/replaced")).unwrap(), "new");
+    assert_eq!(fs::read_to_string(target.join("sub/link")).unwrap(), "#!");
+    assert_eq!(fs::read_to_string(target.join("win/dows")).unwrap(), "w");
+    assert!(target.join("empty").is_dir());
+    let mode = |name: &str| fs::metadata(target.join(name)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("sub/program"), mode("sub/replaced"), mode("win/dows")), (0o750, 0o600, 0o644));
+    assert_eq!(leftovers(&fixture.path("")), Vec::<String>::new());
+}
+
+#[test]
+fn no_entry_of_a_zip_leaves_its_folder() {
+    let evil: [(&str, Vec<u8>); 9] = [
+        ("../evil", archive(&[Entry::File("../evil", b"x", 0o644)])),
+        ("/evil", archive(&[Entry::File("/evil-absolute", b"x", 0o644)])),
+        ("a/../../evil", archive(&[Entry::File("a/../../evil", b"x", 0o644)])),
+        ("..\\evil", archive(&[Entry::File("..\\evil", b"x", 0o644)])),
+        ("C:\\evil", archive(&[Entry::File("C:\\evil", b"x", 0o644)])),
+        ("link", archive(&[Entry::Link("link", "/etc")])),
+        ("up", archive(&[Entry::Link("d/up", "../..")])),
+        ("behind", archive(&[Entry::Link("behind", "."), Entry::File("behind/x", b"x", 0o644)])),
+        ("chain", archive(&[Entry::Link("d/root", ".."), Entry::Link("d/chain", "root/../..")])),
+    ];
+    for (name, zip) in evil {
+        let fixture = Fixture::new(CloudKind::Static);
+        let innocent = fixture.path("innocent");
+        let target = fixture.path("target");
+        let finished = boot_with(&fixture, &[spec(&innocent, b"x", "file"), spec(&target, &zip, "zip")]);
+        finished.assert_code(17).assert_logged("\"a zip\"");
+        assert!(!fixture.path("evil").exists() && !target.exists(), "{name}");
+        assert!(!innocent.exists(), "{name}: whole or not at all");
+        assert_eq!(leftovers(&fixture.path("")), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn links_that_stay_inside_only_on_paper_are_refused() {
+    // `d/a` leads to the root of the archive, so `d/b` leads out of it, although its text does not.
+    let zip = archive(&[Entry::Folder("d"), Entry::Link("d/a", ".."), Entry::Link("d/b", "a/..")]);
+    let fixture = Fixture::new(CloudKind::Static);
+    let target = fixture.path("target");
+    boot_with(&fixture, &[spec(&target, &zip, "zip")]).assert_code(17).assert_logged("leads out of the folder");
+    assert!(!target.exists());
+}
+
+#[test]
+fn a_bomb_is_refused_by_what_it_claims_and_by_what_it_holds() {
+    let zeros = vec![0; 1 << 20];
+    let mut zip = archive(&[Entry::File("bomb", &zeros, 0o644), Entry::File("another", &zeros, 0o644)]);
+    let honest = zip.clone();
+    // The central directory claims nearly 4 GiB for each.
+    let entries: Vec<usize> = memchr::memmem::find_iter(&honest, b"PK\x01\x02").collect();
+    for at in entries {
+        zip[at + 24..at + 28].copy_from_slice(&0xffff_fffe_u32.to_le_bytes());
+    }
+    for (content, code) in [(zip, 17), (honest, 0)] {
+        let fixture = Fixture::new(CloudKind::Static);
+        let target = fixture.path("target");
+        boot_with(&fixture, &[spec(&target, &content, "zip")]).assert_code(code);
+        assert_eq!(target.exists(), code == 0);
+    }
+}
+
+#[test]
+fn a_file_that_is_wrong_leaves_everything_as_it_was() {
+    let zip = archive(&[Entry::File("there", b"x", 0o644)]);
+    let fixture = Fixture::new(CloudKind::Static);
+    let (good, there) = (fixture.path("good"), fixture.path("folder/there"));
+    fs::write(&good, "old").unwrap();
+    fs::create_dir_all(&there).unwrap();
+    let bad_hash = {
+        let mut file = spec(&fixture.path("x"), b"x", "file");
+        file["sha256"] = json!("0".repeat(64));
+        file
+    };
+    let bad_base64 = {
+        let mut file = spec(&fixture.path("x"), b"x", "file");
+        file["content"] = json!("!canary!");
+        file
+    };
+    let bad: [(Value, &str); 5] = [
+        (bad_hash, "its SHA-256 is"),
+        (bad_base64, "its content is no base64"),
+        (spec(&fixture.path("folder"), &zip, "zip"), "it is a folder"),
+        (spec(&fixture.path("folder"), b"x", "file"), "it is a folder"),
+        (spec(&fixture.path("x"), b"no zip", "zip"), "it is no zip archive"),
+    ];
+    for (bad, expected) in bad {
+        let finished = boot_with(&fixture, &[spec(&good, b"new", "file"), bad]);
+        finished.assert_code(17).assert_logged(expected).assert_not_logged("canary");
+        assert_eq!(fs::read_to_string(&good).unwrap(), "old", "{expected}");
+        assert_eq!(leftovers(&fixture.path("")), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn modes_do_not_depend_on_the_umask_and_owners_are_named() {
+    let mut fixture = Fixture::new(CloudKind::Static);
+    let (program, owned) = (fixture.path("program"), fixture.path("owned"));
+    let mut with_owner = spec(&owned, b"x", "file");
+    with_owner["owner"] = json!(nix::unistd::Uid::current().to_string());
+    with_owner["mode"] = json!("4711");
+    let mut nobody = spec(&fixture.path("nobody"), b"x", "file");
+    nobody["owner"] = json!("there-is-no-such-user");
+    fixture.machine.script = json!([{"exit": 0}]);
+    let files = json!({"genericWorker": {"files": [spec(&program, b"#!/bin/sh", "file"), with_owner]}});
+    fixture.simulator.world(|world| world.taskcluster.worker_config = files);
+    let command = fixture.machine.command().unwrap();
+    let mut umask = std::process::Command::new("sh");
+    umask.args(["-c", "umask 0077; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
+    umask.env("PATH", command.get_envs().find(|(name, _)| *name == "PATH").unwrap().1.unwrap());
+    umask.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    crate::support::Running::spawn(&mut umask).finish().assert_code(0);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(&program), mode(&owned)), (0o755, 0o4711));
+    boot_with(&fixture, &[nobody]).assert_code(17).assert_logged("there is no user `there-is-no-such-user`");
+}

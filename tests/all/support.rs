@@ -126,13 +126,11 @@ impl Running {
         Self { child, errors: receive, log: Vec::new(), reader, output }
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Waits until the log holds this.
     pub fn wait_for(&mut self, text: &str) {
-        while !contains(&self.log, text.as_bytes()) {
+        let mut from = 0;
+        while !contains(&self.log[from..], text.as_bytes()) {
+            from = self.log.len().saturating_sub(text.len());
             match self.errors.recv_timeout(PATIENCE) {
                 Ok(bytes) => self.log.extend(bytes),
                 Err(_) => panic!("the log never held {text:?}:\n{}", String::from_utf8_lossy(&self.log)),
