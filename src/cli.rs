@@ -24,7 +24,7 @@ pub struct Cli {
     #[arg(long, exclusive = true)]
     pub short_version: bool,
 
-    /// How much to log: error, warn, info, debug or trace [default: info, or $START_WORKER_LOG]
+    /// How much to log: error, warn, info, debug or trace [default: info, or $`START_WORKER_LOG`]
     #[arg(long, value_name = "LEVEL", global = true)]
     pub log_level: Option<tracing::Level>,
 

@@ -46,15 +46,12 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
     let (kept, problem) = boot.recall().await;
     preflight::before_registration(&*boot.driver, boot.is_cloud, files_are_waiting(kept.as_ref()))
         .map_err(RunError::Preflight)?;
-    let (kept, client, expired) = match kept {
-        Some(kept) => {
-            let (client, expired) = (boot.client_of(kept.admitted())?, kept.admitted().expired());
-            (kept, client, expired)
-        }
-        None => {
-            let (kept, client) = boot.register(problem).await?;
-            (kept, client, None)
-        }
+    let (kept, client, expired) = if let Some(kept) = kept {
+        let (client, expired) = (Boot::client_of(kept.admitted())?, kept.admitted().expired());
+        (kept, client, expired)
+    } else {
+        let (kept, client) = boot.register(problem).await?;
+        (kept, client, None)
     };
 
     // From here on the machine is worker-manager's: whatever fails is reported, and a cloud's machine retired.
@@ -147,7 +144,7 @@ impl Boot {
         Ok((Kept::Admitted(admitted), client))
     }
 
-    fn client_of(&self, admitted: &Admitted) -> Result<Client, RunError> {
+    fn client_of(admitted: &Admitted) -> Result<Client, RunError> {
         Ok(Client::new(admitted.identity.root_url.clone())?.with_credentials(admitted.credentials.clone()))
     }
 
@@ -179,9 +176,10 @@ impl Boot {
             layers_of(&self.config, &*self.driver, &admitted.worker_config).map_err(RunError::Configuration)?;
         let registered = Kept::Admitted(admitted.clone());
         let secrets = async {
-            match self.config.get_secrets {
-                true => secrets::fetch(client, &admitted.identity.worker_pool_id).await,
-                false => Ok(Share::default()),
+            if self.config.get_secrets {
+                secrets::fetch(client, &admitted.identity.worker_pool_id).await
+            } else {
+                Ok(Share::default())
             }
         };
         let (_, secrets) = tokio::join!(self.cache.keep(&registered), secrets);

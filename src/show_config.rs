@@ -64,8 +64,10 @@ fn merge(
     for path in &arguments.secret {
         let mut document = read_document(path)?;
         // The answer of the secrets service holds the secret in `secret`.
-        if let Some(Value::Object(secret)) = document.get("secret") {
-            document = secret.clone();
+        if document.get("secret").is_some_and(Value::is_object)
+            && let Some(Value::Object(secret)) = document.remove("secret")
+        {
+            document = secret;
         }
         let source = Source::Secret(path.display().to_string());
         layers.extend(secrets::read(document, source).map_err(RunError::Configuration)?.layers);

@@ -61,7 +61,7 @@ impl Driver for DockerWorker {
         config.insert("taskcluster".to_owned(), json!({"clientId": credentials.client_id}));
         let secret = facts([
             ("accessToken", Some(credentials.access_token.expose_secret())),
-            ("certificate", credentials.certificate.as_ref().map(|certificate| certificate.expose_secret())),
+            ("certificate", credentials.certificate.as_ref().map(taskcluster_api::ExposeSecret::expose_secret)),
         ]);
         let secret = [("taskcluster".to_owned(), Value::Object(secret))].into_iter().collect();
         vec![Layer { source: Source::Driver, config }, Layer { source: Source::Credentials, config: secret }]

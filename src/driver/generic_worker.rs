@@ -109,7 +109,7 @@ fn layers(admitted: &Admitted) -> Vec<Layer> {
     }
     let secret: Map<String, Value> = facts([
         ("accessToken", Some(credentials.access_token.expose_secret())),
-        ("certificate", credentials.certificate.as_ref().map(|certificate| certificate.expose_secret())),
+        ("certificate", credentials.certificate.as_ref().map(taskcluster_api::ExposeSecret::expose_secret)),
     ]);
     vec![Layer { source: Source::Driver, config }, Layer { source: Source::Credentials, config: secret }]
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::path::PathBuf;
 
@@ -171,7 +171,10 @@ impl FileSpec {
         // base64's own errors name the offending byte, which is part of the content.
         let content = BASE64.decode(&*text).map_err(|_| wrong("its content is no base64".into()))?;
         if let Some(expected) = &self.sha256 {
-            let actual: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut actual = String::with_capacity(64);
+            for byte in Sha256::digest(&content) {
+                let _ = write!(actual, "{byte:02x}");
+            }
             if actual != *expected {
                 // The hash of a short secret is as good as the secret.
                 let actual = if self.secret { "another one" } else { actual.as_str() };

@@ -72,26 +72,21 @@ impl Staged<'_> {
         for folder in self.to.ancestors().skip(1) {
             note(planned, folder, Kind::Folder)?;
         }
-        self.plan_below(&self.from, &self.to, planned)
+        plan_below(&self.from, &self.to, planned)
     }
+}
 
-    fn plan_below(
-        &self,
-        from: &Path,
-        to: &Path,
-        planned: &mut BTreeMap<PathBuf, Kind>,
-    ) -> Result<(), (PathBuf, io::Error)> {
-        let failed = |error| (to.to_owned(), error);
-        if !fs::symlink_metadata(from).map_err(failed)?.is_dir() {
-            return note(planned, to, Kind::File);
-        }
-        note(planned, to, Kind::Folder)?;
-        for entry in fs::read_dir(from).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            self.plan_below(&entry.path(), &to.join(entry.file_name()), planned)?;
-        }
-        Ok(())
+fn plan_below(from: &Path, to: &Path, planned: &mut BTreeMap<PathBuf, Kind>) -> Result<(), (PathBuf, io::Error)> {
+    let failed = |error| (to.to_owned(), error);
+    if !fs::symlink_metadata(from).map_err(failed)?.is_dir() {
+        return note(planned, to, Kind::File);
     }
+    note(planned, to, Kind::Folder)?;
+    for entry in fs::read_dir(from).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        plan_below(&entry.path(), &to.join(entry.file_name()), planned)?;
+    }
+    Ok(())
 }
 
 /// What will be at a path.

@@ -128,14 +128,13 @@ impl Azure {
     }
 
     async fn look(&mut self) -> Result<Option<(String, Notice)>, Failure> {
-        let name = match &self.name {
-            Some(name) => name.clone(),
-            None => {
-                let answer = self.metadata.ask(&question(INSTANCE)).await?;
-                let instance: Instance =
-                    self.metadata.json(INSTANCE, &answer).map_err(|_| Failure::Strange("the answer names no VM"))?;
-                self.name.insert(instance.compute.name).clone()
-            }
+        let name = if let Some(name) = &self.name {
+            name.clone()
+        } else {
+            let answer = self.metadata.ask(&question(INSTANCE)).await?;
+            let instance: Instance =
+                self.metadata.json(INSTANCE, &answer).map_err(|_| Failure::Strange("the answer names no VM"))?;
+            self.name.insert(instance.compute.name).clone()
         };
         let answer = self.metadata.ask(&question(EVENTS).within(EVENTS_TIMEOUT)).await?;
         let events: Events =

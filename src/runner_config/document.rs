@@ -225,8 +225,9 @@ impl<'t> Builder<'t> {
                     }
                 }
                 (Event::StreamEnd, at) => {
-                    return Ok(root
-                        .unwrap_or_else(|| Node { at, content: Content::Scalar { value: Value::Null, plain: None } }));
+                    return Ok(
+                        root.unwrap_or(Node { at, content: Content::Scalar { value: Value::Null, plain: None } })
+                    );
                 }
                 (event, at) => root = Some(self.node(event, at, 0)?),
             }
@@ -583,14 +584,14 @@ mod tests {
         let mut text = String::from("a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n");
         for level in 1..12 {
             let previous = format!("*a{}", level - 1);
-            text += &format!("a{level}: &a{level} [{}]\n", vec![previous; 10].join(", "));
+            let _ = writeln!(text, "a{level}: &a{level} [{}]", vec![previous; 10].join(", "));
         }
         assert!(parse(&text).unwrap_err().problem.contains("aliases copy"));
         let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(1_000_000), vec!["*a"; 100].join(", "));
         assert!(parse(&long).unwrap_err().problem.contains("aliases copy"));
         let mut deep = String::from("a0: &a0 [1]\n");
         for level in 1..300 {
-            deep += &format!("a{level}: &a{level} [*a{}]\n", level - 1);
+            let _ = writeln!(deep, "a{level}: &a{level} [*a{}]", level - 1);
         }
         assert!(parse(&deep).unwrap_err().problem.contains("nested more than"));
         assert!(parse(&"[".repeat(100_000)).is_err());

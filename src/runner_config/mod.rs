@@ -237,7 +237,7 @@ pub fn load(path: &Path) -> Result<Loaded, RunnerConfigError> {
             .push(Problem::of_file(Severity::Error, "cacheOverRestarts names this very file, and would overwrite it"));
         config = None;
     }
-    if let Some(note) = platform::looseness(&file).map_err(unreadable)?.and_then(|looseness| loose_note(&looseness)) {
+    if let Some(note) = platform::looseness(&file).map_err(unreadable)?.map(loose_note) {
         problems.push(Problem::of_file(Severity::Warning, note));
     }
     Ok(Loaded { path: path.to_owned(), config, problems, worker, cache_over_restarts, document })
@@ -253,9 +253,7 @@ pub fn tighten(path: &Path) {
             Ok(())
         }
         Some(looseness) => {
-            if let Some(note) = loose_note(&looseness) {
-                tracing::warn!("{}: {note}", path.display());
-            }
+            tracing::warn!("{}: {}", path.display(), loose_note(looseness));
             Ok(())
         }
         None => Ok(()),
@@ -265,15 +263,15 @@ pub fn tighten(path: &Path) {
     }
 }
 
-fn loose_note(looseness: &Looseness) -> Option<String> {
+fn loose_note(looseness: Looseness) -> String {
     let mode = looseness.mode;
-    Some(if looseness.ours {
+    if looseness.ours {
         format!("the file may hold secrets and has mode {mode:03o}; a boot makes it 0600")
     } else {
         format!(
             "THE FILE MAY HOLD SECRETS, OTHERS MAY READ OR CHANGE IT (mode {mode:03o}), AND IT BELONGS TO SOMEBODY ELSE: make it 0600 and ours"
         )
-    })
+    }
 }
 
 impl Loaded {

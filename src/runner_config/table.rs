@@ -104,15 +104,14 @@ impl<'n, 'p> Table<'n, 'p> {
     /// A value with a shape of its own, no secret, that must be there.
     pub fn required<T: FromStr>(&mut self, names: &[&'static str], expected: &str) -> Option<T> {
         let text = self.required_string(names, expected)?;
-        match text.value.parse() {
-            Ok(value) => Some(value),
-            Err(_) => {
-                // A URL may hold a password.
-                let shown = !text.value.contains('@');
-                let found = if shown { format!("`{}`", text.value.escape_debug()) } else { "something else".into() };
-                self.problems.push(Problem::error(text.at, text.path).found(found).expected(expected));
-                None
-            }
+        if let Ok(value) = text.value.parse() {
+            Some(value)
+        } else {
+            // A URL may hold a password.
+            let shown = !text.value.contains('@');
+            let found = if shown { format!("`{}`", text.value.escape_debug()) } else { "something else".into() };
+            self.problems.push(Problem::error(text.at, text.path).found(found).expected(expected));
+            None
         }
     }
 

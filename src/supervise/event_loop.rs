@@ -474,12 +474,11 @@ fn adopt(run: &mut RunState, renewal: Renewal) {
 }
 
 async fn keep(cache: &Cache, run: RunState) -> bool {
-    match tokio::time::timeout(CACHE_PATIENCE, cache.keep(&Kept::Configured(run))).await {
-        Ok(kept) => kept,
-        Err(_) => {
-            tracing::error!("the cache could not be written within {} s", CACHE_PATIENCE.as_secs());
-            false
-        }
+    if let Ok(kept) = tokio::time::timeout(CACHE_PATIENCE, cache.keep(&Kept::Configured(run))).await {
+        kept
+    } else {
+        tracing::error!("the cache could not be written within {} s", CACHE_PATIENCE.as_secs());
+        false
     }
 }
 

@@ -36,7 +36,7 @@ fn a_second_boot_asks_nobody_and_gives_the_worker_the_same_bytes() {
         fixture.boot().assert_code(67).assert_logged("going on with the run of an earlier boot");
         assert_eq!(fs::read(fixture.machine.worker_config()).unwrap(), first, "{}", kind.name());
         assert_eq!(fs::read_to_string(&file).unwrap(), "changed since", "files are not written again");
-        let asked: Vec<String> = fixture.simulator.records()[before..].iter().map(|record| record.what()).collect();
+        let asked: Vec<String> = fixture.simulator.records()[before..].iter().map(simulator::Record::what).collect();
         assert!(
             !asked.iter().any(|what| what.contains("/api/worker-manager") || what.contains("/api/secrets")),
             "{asked:?}"

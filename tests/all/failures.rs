@@ -1,6 +1,7 @@
 //! What goes wrong around a boot, and what becomes of the machine.
 
 use crate::support::{Fixture, PATIENCE};
+use base64::Engine;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use simulator::{CloudKind, Fault};
@@ -120,7 +121,6 @@ fn a_missing_worker_is_a_warning_on_a_cloud_until_the_files_are_there() {
     let worker = fixture.path("brought/worker");
     fixture.machine.config["worker"]["path"] = json!(worker);
     let script = format!("#!/bin/sh\nexec '{}' \"$@\"\n", crate::support::simulated_worker().display());
-    use base64::Engine;
     let content = base64::engine::general_purpose::STANDARD.encode(script);
     let file = json!({"description": "the worker", "path": worker, "content": content, "encoding": "base64", "format": "file"});
     fixture.simulator.world(|world| world.taskcluster.worker_config = json!({"genericWorker": {"files": [file]}}));

@@ -133,7 +133,7 @@ impl Running {
             from = self.log.len().saturating_sub(text.len());
             match self.errors.recv_timeout(PATIENCE) {
                 Ok(bytes) => self.log.extend(bytes),
-                Err(_) => panic!("the log never held {text:?}:\n{}", String::from_utf8_lossy(&self.log)),
+                Err(error) => panic!("the log never held {text:?} ({error}):\n{}", String::from_utf8_lossy(&self.log)),
             }
         }
     }

@@ -138,25 +138,25 @@ impl Cloud {
     /// Answers a metadata request; `None` where the path is none of this cloud's.
     pub(crate) fn answer(&self, method: &str, path: &str, headers: &BTreeMap<String, String>) -> Option<Answer> {
         match self.kind {
-            CloudKind::Aws => self.aws(method, path.strip_prefix("/latest")?, headers),
-            CloudKind::Google => self.google(path.strip_prefix("/computeMetadata/v1")?, headers),
-            CloudKind::Azure => self.azure(path.strip_prefix("/metadata")?, headers),
+            CloudKind::Aws => Some(self.aws(method, path.strip_prefix("/latest")?, headers)),
+            CloudKind::Google => Some(self.google(path.strip_prefix("/computeMetadata/v1")?, headers)),
+            CloudKind::Azure => Some(self.azure(path.strip_prefix("/metadata")?, headers)),
             CloudKind::Static | CloudKind::Standalone => None,
         }
     }
 
-    fn aws(&self, method: &str, path: &str, headers: &BTreeMap<String, String>) -> Option<Answer> {
+    fn aws(&self, method: &str, path: &str, headers: &BTreeMap<String, String>) -> Answer {
         let header = |name: &str| headers.get(name).map(String::as_str);
         if path == "/api/token" {
             let asked = header("x-aws-ec2-metadata-token-ttl-seconds") == Some("21600") && method == "PUT";
-            return Some(if asked { Answer::ok(TOKEN) } else { Answer::status(400) });
+            return if asked { Answer::ok(TOKEN) } else { Answer::status(400) };
         }
         if header("x-aws-ec2-metadata-token") != Some(TOKEN) {
-            return Some(Answer::status(401));
+            return Answer::status(401);
         }
         let launch = &self.launch;
         let optional = |value: Option<&str>| value.map_or_else(|| Answer::status(404), Answer::ok);
-        Some(match path {
+        match path {
             "/user-data" => Answer::ok(
                 json!({
                     "workerPoolId": launch.worker_pool_id, "providerId": launch.provider_id,
@@ -172,12 +172,12 @@ impl Cloud {
             "/meta-data/spot/instance-action" => optional(self.spot_action.as_deref()),
             "/meta-data/spot/termination-time" => optional(self.termination_time.as_deref()),
             _ => Answer::status(404),
-        })
+        }
     }
 
-    fn google(&self, path: &str, headers: &BTreeMap<String, String>) -> Option<Answer> {
+    fn google(&self, path: &str, headers: &BTreeMap<String, String>) -> Answer {
         if headers.get("metadata-flavor").map(String::as_str) != Some("Google") {
-            return Some(Answer::status(403));
+            return Answer::status(403);
         }
         let launch = &self.launch;
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
@@ -208,15 +208,15 @@ impl Cloud {
             "/instance/preempted" => Answer::ok(if self.preempted { "TRUE" } else { "FALSE" }),
             _ => Answer::status(404),
         };
-        Some(answer.with("metadata-flavor", "Google").with("etag", format!("{:016x}", self.preempted_version)))
+        answer.with("metadata-flavor", "Google").with("etag", format!("{:016x}", self.preempted_version))
     }
 
-    fn azure(&self, path: &str, headers: &BTreeMap<String, String>) -> Option<Answer> {
+    fn azure(&self, path: &str, headers: &BTreeMap<String, String>) -> Answer {
         if headers.get("metadata").map(String::as_str) != Some("true") {
-            return Some(Answer::status(400));
+            return Answer::status(400);
         }
         let launch = &self.launch;
-        Some(match path {
+        match path {
             "/instance?api-version=2025-04-07" => {
                 let tags = [
                     ("worker-pool-id", &launch.worker_pool_id),
@@ -242,6 +242,6 @@ impl Cloud {
                 Answer::ok(json!({"DocumentIncarnation": 1, "Events": self.events}).to_string())
             }
             _ => Answer::status(404),
-        })
+        }
     }
 }

@@ -122,12 +122,12 @@ impl Taskcluster {
             ("POST", ["worker-manager", "v1", "worker", "reregister"]) => self.reregister(cloud, payload),
             ("POST", ["worker-manager", "v1", "worker-pool-errors", id]) if *id == pool => self.report(payload),
             ("DELETE", ["worker-manager", "v1", "workers", id, group, worker]) if *id == pool => {
-                self.check_name(cloud, group, worker)?;
+                Self::check_name(cloud, group, worker)?;
                 self.removals += 1;
                 Ok((200, json!({})))
             }
             ("GET", ["worker-manager", "v1", "workers", id, group, worker, "should-terminate"]) if *id == pool => {
-                self.check_name(cloud, group, worker)?;
+                Self::check_name(cloud, group, worker)?;
                 Ok((200, json!({"terminate": false, "reason": "the pool is content"})))
             }
             ("GET", ["secrets", "v1", "secret", name]) => self.secret(name),
@@ -150,7 +150,7 @@ impl Taskcluster {
         signature::check(&signed, &self.issued).map_err(|problem| (401, "AuthenticationFailed", problem))
     }
 
-    fn check_name(&self, cloud: &Cloud, group: &str, worker: &str) -> Result<(), Refusal> {
+    fn check_name(cloud: &Cloud, group: &str, worker: &str) -> Result<(), Refusal> {
         if group == cloud.launch.worker_group && worker == cloud.machine_id {
             Ok(())
         } else {

@@ -351,12 +351,12 @@ async fn terminated(code: i32) {
             }
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[cfg(not(unix))]
 async fn terminated(_code: i32) {
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn tokio_stdin() -> impl AsyncRead + Unpin {

@@ -81,8 +81,9 @@ impl ApiError {
     /// What to do about it.
     pub fn class(&self) -> ErrorClass {
         match &self.failure {
-            Failure::Transport(_) | Failure::Timeout(_) => ErrorClass::Retry,
-            Failure::Status { status: 429 | 500..=599, .. } => ErrorClass::Retry,
+            Failure::Transport(_) | Failure::Timeout(_) | Failure::Status { status: 429 | 500..=599, .. } => {
+                ErrorClass::Retry
+            }
             Failure::Status { status: 404, .. } => ErrorClass::Absent,
             Failure::Status { status: 401, message, .. } if message.contains("Stale timestamp") => ErrorClass::Clock,
             Failure::Status { .. } | Failure::TooLarge(_) | Failure::Decode(_) | Failure::Request(_) => {

@@ -76,7 +76,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
             }
             None if held.len() <= limit => {
                 self.scanned = held.len();
-                (self.at_end && !held.is_empty()).then(|| Found {
+                (self.at_end && !held.is_empty()).then_some(Found {
                     length: held.len(),
                     consumed: held.len(),
                     fragment: self.continuing,
@@ -123,6 +123,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
 }
 
 /// The end of a line or piece: `length` bytes belong to it, `consumed` are done with.
+#[derive(Clone, Copy)]
 struct Found {
     length: usize,
     consumed: usize,
