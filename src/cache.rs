@@ -192,7 +192,11 @@ impl Cache {
         self.read(path, &bytes).map(Some)
     }
 
-    fn read(&self, path: &Path, bytes: &[u8]) -> Result<Kept, CacheProblem> {
+    /// Reads the content of a cache; `path` is for what is said of it.
+    ///
+    /// # Errors
+    /// Why it can't be used.
+    pub fn read(&self, path: &Path, bytes: &[u8]) -> Result<Kept, CacheProblem> {
         let damaged = |problem: &str| CacheProblem::Damaged { path: path.to_owned(), problem: problem.to_owned() };
         let document: Map<String, Value> =
             serde_json::from_slice(bytes).map_err(|_| damaged("it holds no whole JSON object"))?;

@@ -226,8 +226,37 @@ fn too_large() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{inside, stays_inside};
+    use super::{inside, stays_inside, unpack};
+    use proptest::prelude::*;
+    use std::io::{Cursor, Write};
     use std::path::{Path, PathBuf};
+    use zip::ZipWriter;
+    use zip::write::SimpleFileOptions;
+
+    fn archive() -> Vec<u8> {
+        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+        zip.start_file("folder/file", SimpleFileOptions::default().unix_permissions(0o640)).unwrap();
+        zip.write_all(b"some content, some content").unwrap();
+        zip.add_symlink("folder/link", "file", SimpleFileOptions::default()).unwrap();
+        zip.finish().unwrap().into_inner()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+        /// Whatever became of an archive on its way: it is unpacked or refused, and nothing is written elsewhere.
+        #[test]
+        fn a_damaged_archive_is_unpacked_or_refused(changes in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..6)) {
+            let mut content = archive();
+            let length = content.len();
+            for (at, byte) in changes {
+                content[at % length] = byte;
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let _ = unpack(&content, &folder.path().join("target"), 0o644);
+            let beside: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            prop_assert!(beside.iter().all(|name| name == "target"));
+        }
+    }
 
     #[test]
     fn names_that_leave_the_folder_are_none() {

@@ -2,9 +2,10 @@
 
 use crate::support::Fixture;
 use serde_json::{Value, json};
-use simulator::{CloudKind, sequential_round_trips};
+use simulator::CloudKind;
 use std::fs;
 
+#[cfg(unix)]
 fn file(path: &std::path::Path, content: &str, more: &Value) -> Value {
     use base64::Engine;
     let mut file = json!({
@@ -95,6 +96,7 @@ fn every_provider_boots_generic_worker_with_exactly_its_configuration() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn every_provider_boots_docker_worker() {
     for kind in CloudKind::ALL {
@@ -129,6 +131,7 @@ fn every_provider_boots_docker_worker() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn a_docker_worker_without_launcher_is_run_by_node() {
     let mut fixture = Fixture::new(CloudKind::Static);
@@ -193,6 +196,7 @@ fn layers_merge_in_order_in_both_forms_of_registration_and_secrets() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn files_come_from_the_pool_and_from_secrets() {
     let fixture = Fixture::new(CloudKind::Google);
@@ -231,6 +235,7 @@ fn a_forbidden_legacy_secret_is_no_fault_and_a_forbidden_other_one_is() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn no_more_round_trips_than_the_data_allow() {
     let expected = [
@@ -250,10 +255,11 @@ fn no_more_round_trips_than_the_data_allow() {
             fixture.simulator.records().into_iter().filter(|record| record.status.is_some()).collect();
         running.signal(nix::sys::signal::Signal::SIGKILL);
         running.finish();
-        assert_eq!(sequential_round_trips(&records), trips, "{}: {records:#?}", kind.name());
+        assert_eq!(simulator::sequential_round_trips(&records), trips, "{}: {records:#?}", kind.name());
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn azure_is_asked_for_events_only_once_the_worker_has_started() {
     let fixture = Fixture::new(CloudKind::Azure).script(json!(["hello", {"await": "graceful-termination"}]));
@@ -281,6 +287,7 @@ fn an_instance_that_is_being_reclaimed_is_not_registered() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn the_exit_code_is_the_workers_own() {
     for (step, code) in
@@ -291,6 +298,7 @@ fn the_exit_code_is_the_workers_own() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn the_config_may_have_crlf_and_a_byte_order_mark_and_be_yaml() {
     let fixture = Fixture::new(CloudKind::Aws);

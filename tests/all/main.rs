@@ -2,7 +2,6 @@
 
 mod support;
 
-#[cfg(unix)]
 mod boot;
 #[cfg(unix)]
 mod cache;

@@ -1,5 +1,8 @@
 //! A simulated machine, and `start-worker` run on it.
 
+// Not every system's tests use every helper.
+#![allow(dead_code)]
+
 use serde_json::Value;
 use simulator::machine::Machine;
 use simulator::{CloudKind, Setup, Simulator};

@@ -336,6 +336,7 @@ fn listen_for_terminate() -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
+#[allow(clippy::unnecessary_wraps)] // the same signature everywhere
 fn listen_for_terminate() -> io::Result<()> {
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! One call: URL, signature, deadline, bounded answer, retries.
 
 use crate::credentials::Credentials;
-use crate::error::{ApiError, Decode, ErrorClass, Failure, from_json};
+use crate::error::{ApiError, ErrorClass, Failure, from_json};
 use crate::ids::RootUrl;
 use crate::retry::{RetryPolicy, Tries};
 use crate::{sign, tls};
@@ -287,11 +287,6 @@ impl std::fmt::Display for Chain<'_> {
         }
         Ok(())
     }
-}
-
-/// A field that the API promises and that must have a value we can use.
-pub(crate) fn promised(path: &str, problem: impl Into<String>) -> Failure {
-    Failure::Decode(Decode { path: path.to_owned(), problem: problem.into() })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The calls of worker-manager that a machine makes. Source: `references/worker-manager/v1/api.json`.
 
-use crate::client::{Call, Client, promised};
+use crate::client::{Call, Client};
 use crate::credentials::Credentials;
 use crate::error::{ApiError, Failure};
 use crate::ids::{Identifier, WorkerPoolId};
@@ -96,7 +96,8 @@ impl WorkerProof {
 }
 
 /// What `registerWorker` answers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(from = "WireRegistration")]
 pub struct Registration {
     /// Credentials, their end, and what renews them.
     pub renewal: Renewal,
@@ -114,7 +115,8 @@ pub struct ReregisterWorker<'a> {
 }
 
 /// What `reregisterWorker` answers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(from = "WireRenewal")]
 pub struct Renewal {
     /// The credentials.
     pub credentials: Credentials,
@@ -148,12 +150,19 @@ pub struct ShouldTerminate {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
+struct WireRegistration {
+    expires: Timestamp,
+    credentials: WireCredentials,
+    secret: SecretString,
+    worker_config: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct WireRenewal {
     expires: Timestamp,
     credentials: WireCredentials,
     secret: SecretString,
-    #[serde(default)]
-    worker_config: Option<Map<String, Value>>,
 }
 
 #[derive(Deserialize)]
@@ -196,13 +205,7 @@ impl WorkerManager {
         }
         let call = Call { timeout: REGISTER_TIMEOUT, ..post("registerWorker", &["worker", "register"], body, retry) };
         let call = Call { signed: false, ..call };
-        let wire: WireRenewal = self.0.call(call).await?;
-        let Some(worker_config) = wire.worker_config.clone() else {
-            let url = format!("{}/api/worker-manager/v1/worker/register", self.0.root_url());
-            let failure = promised(".", "missing field `workerConfig`");
-            return Err(ApiError { call: "registerWorker", url, failure });
-        };
-        Ok(Registration { renewal: wire.into(), worker_config })
+        self.0.call(call).await
     }
 
     /// `reregisterWorker`: new credentials for old ones that still live. The secret is dead afterwards, even
@@ -222,8 +225,7 @@ impl WorkerManager {
             "secret": request.secret.expose_secret(),
         });
         let call = post("reregisterWorker", &["worker", "reregister"], body, retry);
-        let wire: WireRenewal = self.0.call(Call { timeout: REGISTER_TIMEOUT, ..call }).await?;
-        Ok(wire.into())
+        self.0.call(Call { timeout: REGISTER_TIMEOUT, ..call }).await
     }
 
     /// `removeWorker`: ends the machine and the worker.
@@ -326,14 +328,22 @@ impl WorkerName {
 
 impl From<WireRenewal> for Renewal {
     fn from(wire: WireRenewal) -> Self {
-        let WireCredentials { client_id, access_token, certificate } = wire.credentials;
+        Self { credentials: wire.credentials.into(), expires: wire.expires, secret: wire.secret }
+    }
+}
+
+impl From<WireRegistration> for Registration {
+    fn from(wire: WireRegistration) -> Self {
+        let WireRegistration { expires, credentials, secret, worker_config } = wire;
+        Self { renewal: Renewal { credentials: credentials.into(), expires, secret }, worker_config }
+    }
+}
+
+impl From<WireCredentials> for Credentials {
+    fn from(wire: WireCredentials) -> Self {
         // The service of a deployment without temporary credentials answers with an empty certificate.
-        let certificate = certificate.filter(|certificate| !certificate.expose_secret().is_empty());
-        Self {
-            credentials: Credentials { client_id, access_token, certificate },
-            expires: wire.expires,
-            secret: wire.secret,
-        }
+        let certificate = wire.certificate.filter(|certificate| !certificate.expose_secret().is_empty());
+        Self { client_id: wire.client_id, access_token: wire.access_token, certificate }
     }
 }
 
@@ -377,7 +387,28 @@ impl ApiError {
 
 #[cfg(test)]
 mod tests {
-    use super::{clip, valid_kind};
+    use super::{Registration, clip, valid_kind};
+    use crate::error::from_json;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever answers is read or refused, and a refusal holds none of it.
+        #[test]
+        fn any_answer_is_read_or_refused(token in "[a-z]{20}", cut in 0usize..400, flip in any::<u8>()) {
+            let answer = format!(
+                r#"{{"expires":"2999-01-01T00:00:00Z","secret":"{token}","credentials":{{"clientId":"c","accessToken":"{token}","certificate":""}},"workerConfig":{{}}}}"#
+            );
+            let whole: Registration = from_json(answer.as_bytes()).unwrap();
+            prop_assert!(whole.renewal.credentials.certificate.is_none());
+            let mut bytes = answer.into_bytes();
+            let at = cut % bytes.len();
+            bytes[at] = flip;
+            if let Err(error) = from_json::<Registration>(&bytes) {
+                prop_assert!(!error.to_string().contains(&token[..]));
+            }
+            prop_assert!(from_json::<Registration>(&bytes[..at]).is_err());
+        }
+    }
 
     #[test]
     fn reports_are_clipped_to_what_the_service_accepts() {

@@ -62,5 +62,7 @@ impl Process {
     }
 
     /// Descendants are not accounted for here yet.
-    pub async fn end_descendants(&mut self, _spare_our_group: bool) {}
+    pub fn end_descendants(&mut self, _spare_our_group: bool) -> std::future::Ready<()> {
+        std::future::ready(())
+    }
 }

@@ -1,0 +1,29 @@
+# What people do here. Each recipe is a command that can be typed as well.
+
+# Everything that must pass before a commit lands.
+ci:
+    bash .ci/run
+
+# The tests.
+test:
+    cargo test --workspace
+
+# Watch a machine boot: aws, azure, google, static or standalone.
+boot provider="google":
+    cargo run --bin simulator -- boot {{provider}}
+
+# The time from start-worker's start to the worker's first instruction, against what the network alone takes.
+bench:
+    cargo bench --bench boot
+
+# Kill a boot at many random instants, and boot again.
+kills n="200":
+    KILLS={{n}} cargo test --test all -- --nocapture a_kill_at_any_instant
+
+# Relay this many lines.
+lines n="10000000":
+    LINES={{n}} cargo test --release --test all -- a_flood_of_lines
+
+# Fuzz one of: protocol_line, runner_config, registration_answer, cache_file, zip (needs cargo-fuzz and a nightly compiler).
+fuzz target:
+    cargo fuzz run {{target}}
