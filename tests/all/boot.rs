@@ -323,3 +323,18 @@ fn the_config_may_have_crlf_and_a_byte_order_mark_and_be_yaml() {
         .assert_logged("provider.workerNodeType: this key is not known");
     assert_eq!(fixture.worker_config()["more"], json!({"a": 1, "b": 9_007_199_254_740_993_u64}));
 }
+
+#[test]
+fn the_example_worker_shakes_hands_and_ends_when_told() {
+    let mut fixture = Fixture::new(CloudKind::Google);
+    let folder = crate::support::start_worker().parent().unwrap();
+    let worker = folder.join("examples").join(format!("worker{}", std::env::consts::EXE_SUFFIX));
+    fixture.machine.config["worker"]["path"] = json!(worker);
+    let mut running = fixture.start();
+    running.wait_for("ready for tasks; agreed: log, graceful-termination, new-credentials");
+    fixture.simulator.world(|world| {
+        world.cloud.preempted = true;
+        world.cloud.preempted_version += 1;
+    });
+    running.finish().assert_code(72).assert_logged("ending; tasks may finish: false");
+}
