@@ -311,7 +311,7 @@ fn strings(table: &mut Table<'_, '_>, names: &[&'static str]) -> Option<BTreeMap
 #[cfg(test)]
 mod tests {
     use super::super::{ProviderConfig, Reading, line_of, read};
-    use super::Sections;
+    use super::{Problem, Sections};
     use std::path::Path;
 
     fn lines(text: &str) -> Vec<String> {
@@ -395,6 +395,22 @@ mod tests {
         assert!(read(b"a: \xff").problems[0].to_string().contains("no UTF-8"));
         for text in ["", "# nothing\n", "[]", "text"] {
             assert!(read(text.as_bytes()).sections.config.is_none(), "{text:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever a file holds: it is a config, or there is a problem to tell of.
+        #[test]
+        fn any_bytes_are_a_config_or_a_problem(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..100),
+            at in 0usize..200,
+        ) {
+            let good = "provider: {providerType: aws}\nworker: {implementation: dummy}\nworkerConfig: {a: &a [1], b: *a}\n";
+            let (before, after) = good.split_at(at % good.len());
+            for text in [bytes.clone(), [before.as_bytes(), &bytes, after.as_bytes()].concat()] {
+                let reading = read(&text);
+                proptest::prop_assert!(reading.sections.config.is_some() || reading.problems.iter().any(Problem::is_error));
+            }
         }
     }
 

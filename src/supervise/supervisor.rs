@@ -454,3 +454,6 @@ fn warning(actions: &mut Vec<Action>, text: fmt::Arguments<'_>) {
 fn error(actions: &mut Vec<Action>, text: fmt::Arguments<'_>) {
     actions.push(Action::Log(Say::Error(text.to_string())));
 }
+
+#[cfg(test)]
+mod tests;
