@@ -332,6 +332,7 @@ fn the_example_worker_shakes_hands_and_ends_when_told() {
     fixture.machine.config["worker"]["path"] = json!(worker);
     let mut running = fixture.start();
     running.wait_for("ready for tasks; agreed: log, graceful-termination, new-credentials");
+    running.wait_for("said hello");
     fixture.simulator.world(|world| {
         world.cloud.preempted = true;
         world.cloud.preempted_version += 1;

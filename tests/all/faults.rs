@@ -149,6 +149,7 @@ fn fault_10_and_11_google_is_watched_without_gap_and_without_haste() {
     // A preemption between the first look and the first wait is seen at once: the wait begins from the look's etag.
     let fixture = Fixture::new(CloudKind::Google).script(obedient());
     let mut running = fixture.start();
+    running.wait_for("said hello");
     assert!(fixture.simulator.wait_for("wait_for_change=true&last_etag=0000000000000001", 1, PATIENCE));
     fixture.simulator.world(|world| {
         world.cloud.preempted = true;
@@ -173,6 +174,7 @@ fn fault_12_azure_events_for_others_and_far_ones_stop_nobody() {
     ];
     fixture.simulator.world(|world| world.cloud.events = others);
     let mut running = fixture.start();
+    running.wait_for("said hello");
     assert!(fixture.simulator.wait_for("scheduledevents", 3, PATIENCE));
     fixture.simulator.world(|world| world.cloud.events.push(event("4", "Terminate", &us, "")));
     running.wait_for("Azure has scheduled a Terminate of this VM");

@@ -118,6 +118,24 @@ fn a_loose_runner_config_is_tightened_with_a_warning_and_boots() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+#[test]
+fn metadata_is_never_asked_through_a_proxy_and_taskcluster_is() {
+    let fixture = Fixture::new(CloudKind::Aws);
+    let mut command = fixture.machine.command().unwrap();
+    // Nobody listens there.
+    command.env("http_proxy", "http://127.0.0.1:1").env_remove("no_proxy").env_remove("NO_PROXY");
+    let mut running = crate::support::Running::spawn(&mut command);
+    running.wait_for("registerWorker failed (no answer");
+    assert!(fixture.simulator.count("/latest/user-data") > 0 && fixture.simulator.count("/worker/register") == 0);
+    running.signal(nix::sys::signal::Signal::SIGKILL);
+    running.finish();
+
+    let fixture = Fixture::new(CloudKind::Aws);
+    let mut command = fixture.machine.command().unwrap();
+    command.env("http_proxy", "http://127.0.0.1:1").env("NO_PROXY", "127.0.0.1");
+    crate::support::Running::spawn(&mut command).finish().assert_code(0);
+}
+
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let rust = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs");

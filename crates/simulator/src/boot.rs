@@ -42,7 +42,10 @@ const BOLD: Style = Style::new().bold();
 pub fn boot(options: &BootOptions) -> io::Result<u8> {
     let own = std::env::current_exe()?;
     let start_worker = match &options.start_worker {
-        Some(path) => path.clone(),
+        // The machine boots in a folder of its own.
+        Some(path) => {
+            path.canonicalize().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?
+        }
         None => build_start_worker(&own)?,
     };
     let setup = Setup { kind: options.provider, latency: Duration::from_millis(options.latency) };
@@ -232,7 +235,7 @@ impl Show {
         let requests = before_start.len();
         writeln!(out, "\n{BOLD}what took how long{BOLD:#}")?;
         let mut row = |name: &str, value: Option<f64>, note: &str| match value {
-            Some(value) => writeln!(out, "  {name:<34} {value:>8.0} ms  {FAINT}{note}{FAINT:#}"),
+            Some(value) => writeln!(out, "  {name:<40} {value:>8.0} ms  {FAINT}{note}{FAINT:#}"),
             None => Ok(()),
         };
         let network = self.latency.as_secs_f64() * 1000.0 * f64::from(u32::try_from(trips).unwrap_or(u32::MAX));
