@@ -20,6 +20,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use taskcluster_api::{Credentials, ExposeSecret, RootUrl, WorkerPoolId};
 
+/// A file of more bytes than this is none of ours.
+const MAX_SIZE: u64 = 256 * 1024 * 1024;
+
 /// The version of the format below. Another one is not read.
 const VERSION: u64 = 1;
 
@@ -184,7 +187,11 @@ impl Cache {
     pub fn load(&self) -> Result<Option<Kept>, CacheProblem> {
         let Some(path) = &self.path else { return Ok(None) };
         let mut bytes = Vec::new();
-        match platform::open_regular_file(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+        match platform::open_regular_file(path).and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes)) {
+            Ok(read) if read as u64 > MAX_SIZE => {
+                let problem = format!("it is larger than {} MiB", MAX_SIZE / 1024 / 1024);
+                return Err(CacheProblem::Damaged { path: path.clone(), problem });
+            }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(CacheProblem::Unreadable { path: path.clone(), source }),
@@ -427,6 +434,20 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn a_damaged_cache_is_read_or_refused_without_a_value(at in 0usize..2000, byte in proptest::prelude::any::<u8>()) {
+            let Kept::Configured(run) = read(&go_document()).unwrap() else { panic!() };
+            let mut text = serde_json::to_vec(&Document::of("aws", &Kept::Configured(run))).unwrap();
+            let at = at % text.len();
+            text[at] = byte;
+            for bytes in [&text[..], &text[..at]] {
+                if let Err(problem) = Cache::new(None, "aws").read(Path::new("c"), bytes) {
+                    let shown = format!("{problem}{problem:?}").contains("canary");
+                    proptest::prop_assert!(!shown);
+                }
+            }
+        }
+
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
             let _ = Cache::new(None, "aws").read(Path::new("c"), &bytes);

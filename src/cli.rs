@@ -10,7 +10,7 @@ use std::path::PathBuf;
     name = "start-worker",
     version,
     disable_help_subcommand = true,
-    after_help = "Exit status: the worker's own, 128 and the number for a signal, or a code for what failed (see the README)."
+    after_help = "START_WORKER_LOG in the environment is another way to set the log level.\n\nExit status: the worker's own, 128 and the number for a signal, or a code for what failed (see the README)."
 )]
 pub struct Cli {
     /// What to do other than to run.
@@ -24,7 +24,8 @@ pub struct Cli {
     #[arg(long, exclusive = true)]
     pub short_version: bool,
 
-    /// How much to log: error, warn, info, debug or trace [default: info, or $`START_WORKER_LOG`]
+    /// How much to log: error, warn, info, debug or trace [default: info]
+    // `dispatch` in main.rs reads START_WORKER_LOG where this isn't given.
     #[arg(long, value_name = "LEVEL", global = true)]
     pub log_level: Option<tracing::Level>,
 

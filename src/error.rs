@@ -10,7 +10,7 @@ use crate::secrets::{FormError, SecretsError};
 use jiff::Timestamp;
 use std::error::Error;
 use std::fmt::{self, Write as _};
-use taskcluster_api::{ApiError, NewClientError};
+use taskcluster_api::{ApiError, Failure, NewClientError};
 
 /// Our own failure, by the stage in which it happened.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,7 @@ pub enum RunError {
     #[error("asking the provider who this machine is")]
     Provider(#[source] ProviderError),
     /// The machine is being taken away already.
-    #[error("this machine is not registered: {0}")]
+    #[error("booting: this machine is not registered, for its cloud takes it away already: {0}")]
     Reclaimed(Notice),
     /// No HTTP client for Taskcluster can be made.
     #[error("getting ready to talk to Taskcluster")]
@@ -288,7 +288,11 @@ fn registration_hint(error: &RegistrationError) -> &'static str {
     let RegistrationError::Refused(error) = error else {
         return "the machine's metadata service stopped answering";
     };
+    if matches!(error.failure, Failure::Decode(_) | Failure::TooLarge(_)) {
+        return "what answers there is no worker-manager that this program knows";
+    }
     match error.status() {
+        Some(300..=399) => "the root URL leads elsewhere: is it http where it should be https, or an old name?",
         None => {
             "may this machine reach the root URL, directly or through HTTPS_PROXY, and does it trust its certificate?"
         }

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use std::io;
+use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 use tracing::Level;
@@ -50,8 +50,8 @@ fn dispatch(cli: Cli, log: &LogStream) -> u8 {
         tracing::warn!("START_WORKER_LOG={wrong:?} is no level; error, warn, info, debug and trace are");
     }
     if cli.short_version {
-        println!("{VERSION}");
-        return 0;
+        let written = writeln!(io::stdout(), "{VERSION}");
+        return if written.is_ok() { 0 } else { Stage::CommandLine.exit_code() };
     }
     let result = match (cli.command, cli.runner_config) {
         (Some(_), Some(stray)) => {

@@ -3,6 +3,7 @@
 
 use crate::driver::{self, Driver, DriverError};
 use crate::platform::{self, Access};
+use crate::private_file;
 use crate::runner_config::{Loaded, Position, Problem, Severity, WorkerConfig};
 use std::io;
 use std::path::Path;
@@ -26,11 +27,12 @@ pub fn before_registration(driver: &dyn Driver, is_cloud: bool, files_may_bring_
 /// Everything that `check` finds on this machine, each with its key's place in the file.
 pub fn problems(loaded: &Loaded) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let is_cloud = loaded.config.as_ref().is_some_and(|config| config.provider.is_cloud());
-    if let Some(worker) = &loaded.worker
+    let sections = &loaded.sections;
+    if let Some(worker) = &sections.program
         && let Err(error) = driver::build(worker).preflight()
     {
-        let severity = if is_cloud { Severity::Warning } else { Severity::Error };
+        // On a cloud, or on who knows what, a file of the worker pool may bring it.
+        let severity = if sections.is_cloud == Some(false) { Severity::Error } else { Severity::Warning };
         let key = match worker {
             WorkerConfig::GenericWorker { .. } | WorkerConfig::DockerWorker { .. } => ["worker", "path"],
             WorkerConfig::Dummy => ["worker", "implementation"],
@@ -39,13 +41,8 @@ pub fn problems(loaded: &Loaded) -> Vec<Problem> {
         problem.severity = severity;
         problems.push(problem);
     }
-    let config_path = match &loaded.worker {
-        Some(WorkerConfig::GenericWorker { config_path, .. } | WorkerConfig::DockerWorker { config_path, .. }) => {
-            Some((["worker", "configPath"].as_slice(), config_path))
-        }
-        Some(WorkerConfig::Dummy) | None => None,
-    };
-    let cache = loaded.cache_over_restarts.as_ref().map(|path| (["cacheOverRestarts"].as_slice(), path));
+    let config_path = sections.config_path.as_ref().map(|path| (["worker", "configPath"].as_slice(), path));
+    let cache = sections.cache_over_restarts.as_ref().map(|path| (["cacheOverRestarts"].as_slice(), path));
     for (keys, path) in config_path.into_iter().chain(cache) {
         if let Err(error) = can_be_written(path) {
             problems.push(at(loaded, keys).note(format!("{} cannot be written: {error}", path.display())));
@@ -61,9 +58,7 @@ fn at(loaded: &Loaded, keys: &[&str]) -> Problem {
 
 /// Whether a file could be made or replaced: its folder is there and writable, or could be made.
 fn can_be_written(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Err(io::Error::other("it is a folder"));
-    }
+    private_file::refuse_other_kind(path)?;
     let mut folder = platform::folder_of(path);
     loop {
         match platform::access(folder, Access::Write) {

@@ -19,6 +19,7 @@ pub enum Durability {
 /// # Errors
 /// What the filesystem answers. The old file is still there then, and the temporary one is not.
 pub fn write(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+    refuse_other_kind(path)?;
     fs::create_dir_all(platform::folder_of(path))?;
     let temporary = temporary_name(path);
     let result = write_and_rename(path, &temporary, content, durability);
@@ -26,6 +27,20 @@ pub fn write(path: &Path, content: &[u8], durability: Durability) -> io::Result<
         let _ = fs::remove_file(&temporary);
     }
     result
+}
+
+/// Only a regular file is replaced: a device, a pipe or a link is there for a reason.
+///
+/// # Errors
+/// What is there instead.
+pub fn refuse_other_kind(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(()),
+        Ok(metadata) if metadata.is_dir() => Err(io::Error::other("it is a folder")),
+        Ok(_) => Err(io::Error::other("something other than a regular file is there")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn write_and_rename(path: &Path, temporary: &Path, content: &[u8], durability: Durability) -> io::Result<()> {

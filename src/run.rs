@@ -36,7 +36,8 @@ pub struct RunOptions {
 /// Runs a worker on this machine. The answer is the exit code that tells of the worker's end.
 ///
 /// # Errors
-/// Our own failure. Once the machine was registered it has been reported by then, and the machine retired.
+/// Our own failure before the machine was registered. A later one is logged and reported, the machine is retired where
+/// a cloud made it, and the answer is that failure's exit code.
 pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
     tracing::info!("start-worker {VERSION}");
     let config = runner_config::load(&options.runner_config)?.require()?;
@@ -62,17 +63,31 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
         None => tokio::spawn(boot.work(kept, client.clone(), log)).await.unwrap_or(Err(RunError::Bug)),
     };
     match worked {
-        Ok(Some(ended)) => conclude(&admitted, ended, is_cloud).await,
+        Ok(Some(ended)) => Ok(conclude(&admitted, ended, is_cloud).await),
         Ok(None) => {
             if is_cloud {
-                retirement::remove_or_shut_down(&client, &admitted.identity.worker()).await;
+                let name = admitted.identity.worker();
+                unless_told_to_stop(retirement::remove_or_shut_down(&client, &name)).await;
             }
             Ok(0)
         }
         Err(error) => {
-            give_up(&error, &client, &admitted, is_cloud).await;
-            Err(error)
+            // First of all: what follows takes minutes, and may end the machine.
+            tracing::error!("{}", error.report());
+            unless_told_to_stop(give_up(&error, &client, &admitted, is_cloud)).await;
+            Ok(error.stage().exit_code())
         }
+    }
+}
+
+/// A signal leaves the machine as it is, as when init stops everything.
+async fn unless_told_to_stop(finish: impl Future<Output = ()>) {
+    match StopSignals::listen() {
+        Ok(mut signals) => tokio::select! {
+            () = finish => {}
+            () = signals.next() => tracing::info!("told to stop: leaving the machine as it is"),
+        },
+        Err(_) => finish.await,
     }
 }
 
@@ -134,6 +149,7 @@ impl Boot {
         let found = self.provider.identify().await.map_err(RunError::from_provider)?;
         tracing::info!("this machine is {}, says {}", found.identity, self.config.provider.name());
         let client = Client::new(found.identity.root_url.clone())?;
+        tracing::debug!("registering with {}", client.root_url());
         let admitted = registration::admit(&client, &*self.provider, found, self.is_cloud)
             .await
             .map_err(|source| RunError::Registration { source, cache })?;
@@ -172,18 +188,18 @@ impl Boot {
     /// Everything that the worker will be told. The registration's answer is kept beside the asking for secrets: a
     /// machine registers only once, so that answer is the machine.
     async fn configure(&self, admitted: Admitted, client: &Client) -> Result<RunState, RunError> {
-        let mut share =
-            layers_of(&self.config, &*self.driver, &admitted.worker_config).map_err(RunError::Configuration)?;
         let registered = Kept::Admitted(admitted.clone());
-        let secrets = async {
+        let share = async {
+            let mut share =
+                layers_of(&self.config, &*self.driver, &admitted.worker_config).map_err(RunError::Configuration)?;
             if self.config.get_secrets {
-                secrets::fetch(client, &admitted.identity.worker_pool_id).await
-            } else {
-                Ok(Share::default())
+                let pool = &admitted.identity.worker_pool_id;
+                share.extend(secrets::fetch(client, pool).await.map_err(RunError::Secrets)?);
             }
+            Ok::<Share, RunError>(share)
         };
-        let (_, secrets) = tokio::join!(self.cache.keep(&registered), secrets);
-        share.extend(secrets.map_err(RunError::Secrets)?);
+        let (_, share) = tokio::join!(self.cache.keep(&registered), share);
+        let share = share?;
         let run = RunState { admitted, layers: share.layers, files: share.files };
         self.cache.keep(&Kept::Configured(run.clone())).await;
         Ok(run)
@@ -243,11 +259,16 @@ fn files_are_waiting(kept: Option<&Kept>) -> bool {
 
 /// What follows the worker's end. A signal that comes meanwhile, as when init stops one after the other, leaves the
 /// machine alone.
-async fn conclude(admitted: &Admitted, ended: Ended, is_cloud: bool) -> Result<u8, RunError> {
+async fn conclude(admitted: &Admitted, ended: Ended, is_cloud: bool) -> u8 {
     let Ended { exit, client, asked, signalled, retired, lost_part, mut signals } = ended;
     let worker = admitted.identity.worker();
-    let outcome = RunOutcome::of(exit, asked);
-    let report = if lost_part { Some(failure_of(&RunError::Supervision)) } else { worker_failure(outcome, exit) };
+    let outcome = RunOutcome::of(exit, asked || signalled);
+    let report = if lost_part {
+        tracing::error!("{}", RunError::Supervision.report());
+        Some(failure_of(&RunError::Supervision))
+    } else {
+        worker_failure(outcome, exit)
+    };
     let finish = async {
         if let Some(report) = report {
             report::send(&client, &worker, report).await;
@@ -261,7 +282,7 @@ async fn conclude(admitted: &Admitted, ended: Ended, is_cloud: bool) -> Result<u
         () = finish => {}
         () = signals.next() => tracing::info!("told to stop: leaving the machine as it is"),
     }
-    if lost_part { Err(RunError::Supervision) } else { Ok(exit.exit_code()) }
+    if lost_part { RunError::Supervision.stage().exit_code() } else { exit.exit_code() }
 }
 
 fn worker_failure(outcome: RunOutcome, exit: WorkerExit) -> Option<ReportWorkerError> {

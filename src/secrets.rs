@@ -150,7 +150,7 @@ mod tests {
     fn what_is_of_no_form_names_its_source_and_no_value() {
         let error = read_json(&json!({"config": "canary"})).unwrap_err().to_string();
         assert_eq!(error, "secret worker-pool:p/w: `config` must be an object");
-        let error = read_json(&json!({"files": [{"path": "canary"}]})).unwrap_err();
+        let error = read_json(&json!({"files": [{"path": "/x", "content": ["canary"]}]})).unwrap_err();
         assert!(!format!("{error:?}{error}").contains("canary"));
     }
 }

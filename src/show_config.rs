@@ -56,7 +56,7 @@ fn merge(
         }
         (Some(_) | None, registration) => {
             if let Some(path) = registration {
-                admitted.worker_config = worker_config_of(read_document(path)?);
+                admitted.worker_config = worker_config_of(path)?;
             }
             layers_of(config, driver, &admitted.worker_config).map_err(RunError::Configuration)?.layers
         }
@@ -77,14 +77,16 @@ fn merge(
 }
 
 /// A `workerConfig`, or what holds one: the answer to `registerWorker`, or a worker pool's definition.
-fn worker_config_of(document: Map<String, Value>) -> Map<String, Value> {
+fn worker_config_of(path: &Path) -> Result<Map<String, Value>, RunError> {
+    let document = read_document(path)?;
+    let whole = Value::Object(document.clone());
     let places = ["/workerConfig", "/config/workerConfig", "/config/launchConfigs/0/workerConfig"];
-    let whole = Value::Object(document);
-    let found = places.iter().find_map(|place| whole.pointer(place)?.as_object().cloned());
-    match (found, whole) {
-        (Some(found), _) => found,
-        (None, Value::Object(document)) => document,
-        (None, _) => Map::new(),
+    match places.iter().find_map(|place| Some((place, whole.pointer(place)?))) {
+        Some((_, Value::Object(found))) => Ok(found.clone()),
+        Some((place, _)) => {
+            Err(RunError::Document { path: path.to_owned(), problem: format!("{place} must be an object") })
+        }
+        None => Ok(document),
     }
 }
 

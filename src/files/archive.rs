@@ -174,7 +174,7 @@ fn copy(entry: &mut ZipFile<'_, Cursor<&[u8]>>, target: &Path, budget: u64) -> i
 fn make_links(folder: &Path, links: &[(PathBuf, String)]) -> Result<(), String> {
     for (path, target) in links {
         let link = folder.join(path);
-        let made = platform::make_folders(platform::folder_of(&link)).and_then(|()| make_link(target, &link));
+        let made = platform::make_folders(platform::folder_of(&link)).and_then(|()| platform::make_link(target, &link));
         made.map_err(|error| format!("its link {}: {error}", path.display()))?;
     }
     let root = fs::canonicalize(folder).map_err(|error| format!("cannot resolve {}: {error}", folder.display()))?;
@@ -204,16 +204,6 @@ fn stays_inside(link: &Path, target: &str) -> bool {
         }
     }
     true
-}
-
-#[cfg(unix)]
-fn make_link(target: &str, link: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(target, link)
-}
-
-#[cfg(not(unix))]
-fn make_link(_target: &str, _link: &Path) -> io::Result<()> {
-    Err(io::Error::other("links in archives are made on Unix only"))
 }
 
 fn unreadable(path: &Path, error: &zip::result::ZipError) -> String {

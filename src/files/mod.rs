@@ -78,11 +78,13 @@ impl fmt::Display for FileSpec {
 /// The files can't be used or can't be written.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// `files` or an element of it is not as documented.
-    #[error("files[{index}]: {problem}")]
+    /// An element of `files` is not as documented.
+    #[error("files[{index}]{file}: {problem}")]
     Spec {
         /// Which element, from 0.
         index: usize,
+        /// Its description and path, as far as it has them.
+        file: String,
         /// What is wrong with it.
         problem: String,
     },
@@ -119,8 +121,16 @@ impl FileSpec {
     /// What is wrong with the first file that is wrong; names keys, never values.
     pub fn read_list(list: Value, secret: bool) -> Result<Vec<Self>, FilesError> {
         let Value::Array(elements) = list else { return Err(FilesError::NoList) };
-        let read =
-            |(index, element)| Self::read(element, secret).map_err(|problem| FilesError::Spec { index, problem });
+        let read = |(index, element): (usize, Value)| {
+            let part = |key: &str| element.get(key).and_then(Value::as_str).map(str::to_owned);
+            let file = match (part("description"), part("path")) {
+                (Some(description), Some(path)) => format!(" {description:?} ({path})"),
+                (Some(description), None) => format!(" {description:?}"),
+                (None, Some(path)) => format!(" ({path})"),
+                (None, None) => String::new(),
+            };
+            Self::read(element, secret).map_err(|problem| FilesError::Spec { index, file, problem })
+        };
         elements.into_iter().enumerate().map(read).collect()
     }
 
@@ -208,13 +218,13 @@ mod tests {
     #[test]
     fn mistakes_name_the_key_and_never_the_value() {
         let table = [
-            (json!({"path": ""}), "files[0]: `path` is missing"),
-            (json!({"content": ["canary"]}), "files[0]: `content` must be a string"),
-            (json!({"encoding": "canary"}), "files[0]: `encoding` must be `base64`"),
-            (json!({"format": "canary"}), "files[0]: `format` must be `file` or `zip`"),
-            (json!({"mode": "rwx"}), "files[0]: `mode` must be octal permission bits such as \"0644\""),
-            (json!({"mode": "17777"}), "files[0]: `mode` must be octal permission bits such as \"0644\""),
-            (json!({"sha256": "canary"}), "files[0]: `sha256` must be 64 hexadecimal digits"),
+            (json!({"path": ""}), "files[0] \"d\" (): `path` is missing"),
+            (json!({"content": ["canary"]}), "files[0] \"d\" (/p): `content` must be a string"),
+            (json!({"encoding": "canary"}), "files[0] \"d\" (/p): `encoding` must be `base64`"),
+            (json!({"format": "canary"}), "files[0] \"d\" (/p): `format` must be `file` or `zip`"),
+            (json!({"mode": "rwx"}), "files[0] \"d\" (/p): `mode` must be octal permission bits such as \"0644\""),
+            (json!({"mode": "17777"}), "files[0] \"d\" (/p): `mode` must be octal permission bits such as \"0644\""),
+            (json!({"sha256": "canary"}), "files[0] \"d\" (/p): `sha256` must be 64 hexadecimal digits"),
         ];
         for (change, expected) in table {
             assert_eq!(spec(&change).unwrap_err().to_string(), expected);

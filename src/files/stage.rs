@@ -52,7 +52,7 @@ pub fn sync(files: &[FileSpec]) {
     let mut done = Vec::new();
     for spec in files {
         let folder = if spec.path.is_dir() { &spec.path } else { platform::folder_of(&spec.path) };
-        let device = fs::metadata(folder).ok().map(|metadata| device_of(&metadata));
+        let device = fs::metadata(folder).ok().map(|metadata| platform::device_of(&metadata));
         if device.is_none() || !done.contains(&device) {
             done.push(device);
             if let Err(error) = platform::sync_filesystem(folder) {
@@ -167,7 +167,7 @@ fn refuse_conflict(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
     let ours = fs::symlink_metadata(from).map_err(failed)?;
     match (ours.is_dir(), there.is_dir()) {
         (true, true) => {
-            if device_of(&ours) != device_of(&there) {
+            if platform::device_of(&ours) != platform::device_of(&there) {
                 return Err(failed(io::Error::other("another filesystem is mounted there")));
             }
             for entry in fs::read_dir(from).map_err(failed)? {
@@ -216,14 +216,4 @@ fn discard(path: &Path) {
     if let Err(error) = result {
         tracing::warn!("cannot take {} away: {error}", path.display());
     }
-}
-
-#[cfg(unix)]
-fn device_of(metadata: &Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::dev(metadata)
-}
-
-#[cfg(not(unix))]
-fn device_of(_: &Metadata) -> u64 {
-    0
 }

@@ -11,8 +11,9 @@ mod windows;
 use windows as system;
 
 pub use system::{
-    NO_CHILD, access, become_subreaper, chown, create_private, looseness, make_private, make_private_folder,
-    open_regular_file, prefer_to_survive, set_mode, shutdown_command, sync_filesystem, sync_folder, system_boot_time,
+    NO_CHILD, access, become_subreaper, chown, create_private, device_of, looseness, make_link, make_private,
+    make_private_folder, open_regular_file, prefer_to_survive, set_mode, shutdown_command, sync_filesystem,
+    sync_folder, system_boot_time,
 };
 
 use std::env;
@@ -74,6 +75,12 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .chain(usual)
         .map(|folder| folder.join(name))
         .find(|file| access(file, Access::Execute).is_ok())
+}
+
+/// The one spelling of a path whose last part need not exist.
+pub fn resolve(path: &Path) -> PathBuf {
+    let folder = fs::canonicalize(folder_of(path)).unwrap_or_else(|_| folder_of(path).to_owned());
+    path.file_name().map_or(folder.clone(), |name| folder.join(name))
 }
 
 /// The folder that a path's last part is in; the working folder for a bare name.

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User};
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -62,6 +62,19 @@ pub fn make_private_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(path)
 }
 
+/// Makes a symbolic link.
+///
+/// # Errors
+/// What making it answers.
+pub fn make_link(target: &str, link: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+/// The filesystem that a file is on.
+pub fn device_of(metadata: &Metadata) -> u64 {
+    metadata.dev()
+}
+
 /// Gives a file these permission bits, whatever the umask.
 ///
 /// # Errors
@@ -96,6 +109,8 @@ pub fn access(path: &Path, access: Access) -> io::Result<()> {
     let metadata = fs::metadata(path)?;
     let flags = match access {
         Access::Execute if !metadata.is_file() => return Err(io::Error::other("it is no file")),
+        // A shell would take it for a script that does nothing, and succeed.
+        Access::Execute if metadata.len() == 0 => return Err(io::Error::other("it is empty")),
         Access::Execute => AccessFlags::X_OK,
         Access::Write if !metadata.is_dir() => return Err(io::Error::other("it is no folder")),
         Access::Write => AccessFlags::W_OK | AccessFlags::X_OK,

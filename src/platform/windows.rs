@@ -2,7 +2,7 @@
 
 use super::{Access, Looseness};
 use jiff::{SignedDuration, Timestamp};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,6 +37,16 @@ pub fn create_private(path: &Path) -> io::Result<File> {
 /// Makes a folder that must not exist.
 pub fn make_private_folder(path: &Path) -> io::Result<()> {
     std::fs::create_dir(path)
+}
+
+/// Links in archives are made on Unix only.
+pub fn make_link(_target: &str, _link: &Path) -> io::Result<()> {
+    Err(io::Error::other("links in archives are made on Unix only"))
+}
+
+/// Filesystems are not told apart here: a rename across two of them fails by itself.
+pub fn device_of(_metadata: &Metadata) -> u64 {
+    0
 }
 
 /// Unix permission bits mean nothing here.

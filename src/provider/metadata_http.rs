@@ -104,6 +104,8 @@ pub struct MetadataHttp {
     seal: Option<(HeaderName, &'static str)>,
     /// Whether anything has answered yet: until then the network may not be up.
     answered: Arc<AtomicBool>,
+    /// When asking began: all questions of a boot share their patience.
+    began: Instant,
 }
 
 /// One question.
@@ -159,7 +161,7 @@ impl MetadataHttp {
         let client = taskcluster_api::plain_http_client()
             .and_then(|builder| Ok(builder.no_proxy().connect_timeout(CONNECT).build()?))
             .map_err(MetadataError::Client)?;
-        Ok(Self { client, base: base.into(), seal, answered: Arc::default() })
+        Ok(Self { client, base: base.into(), seal, answered: Arc::default(), began: Instant::now() })
     }
 
     /// The URL of a path, for messages.
@@ -167,9 +169,13 @@ impl MetadataHttp {
         format!("{}{path}", self.base)
     }
 
+    fn tries(&self) -> Tries {
+        Tries::begin(RetryPolicy::persistent(PATIENCE.saturating_sub(self.began.elapsed())))
+    }
+
     /// What must be there.
     pub async fn required(&self, question: Question) -> Result<Answer, MetadataError> {
-        let mut tries = Tries::begin(RetryPolicy::persistent(PATIENCE));
+        let mut tries = self.tries();
         let mut absent_since = None;
         loop {
             let failure = match self.ask(&question).await {
@@ -194,7 +200,7 @@ impl MetadataHttp {
 
     /// What may be absent. Absent is also what can't be had within a few tries, once the service answers at all.
     pub async fn optional(&self, question: Question) -> Option<Answer> {
-        let mut tries = Tries::begin(RetryPolicy::persistent(PATIENCE));
+        let mut tries = self.tries();
         let mut counted = 0;
         loop {
             let failure = match self.ask(&question).await {
@@ -218,6 +224,7 @@ impl MetadataHttp {
         let request = self.client.request(question.method.clone(), self.url(&question.path));
         let request = request.headers(question.headers.clone()).timeout(question.timeout);
         let mut response = request.send().await.map_err(no_answer)?;
+        tracing::trace!("{} {} answered {}", question.method, self.url(&question.path), response.status().as_u16());
         if let Some((name, value)) = &self.seal
             && response.headers().get(name).is_none_or(|found| found.as_bytes() != value.as_bytes())
         {

@@ -8,7 +8,7 @@ use super::{
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use taskcluster_api::{Credentials, Identifier, SecretString, WorkerPoolId};
 
 /// The pipes' usual name.
@@ -22,8 +22,12 @@ const STATIC_SECRET_LENGTH: usize = 44;
 pub struct Sections {
     /// All of it, where no part was missing or wrong.
     pub config: Option<RunnerConfig>,
-    /// The worker.
-    pub worker: Option<WorkerConfig>,
+    /// Whether a cloud makes the machine, where that much could be read.
+    pub is_cloud: Option<bool>,
+    /// The worker, as far as its program is concerned.
+    pub program: Option<WorkerConfig>,
+    /// Where the worker's configuration is to be written.
+    pub config_path: Option<PathBuf>,
     /// The file that carries a run over reboots.
     pub cache_over_restarts: Option<PathBuf>,
 }
@@ -41,12 +45,13 @@ pub fn decode(document: &Document, problems: &mut Vec<Problem>) -> Sections {
 
 fn decode_root(root: &Node, problems: &mut Vec<Problem>) -> Option<Sections> {
     let mut table = Table::of(root, "", problems)?;
+    let mut sections = Sections::default();
     let provider = match table.table(&["provider"]) {
-        Some(provider) => decode_provider(provider),
+        Some(provider) => decode_provider(provider, &mut sections),
         None => missing_table(&mut table, "provider", "a mapping that names the `providerType`"),
     };
     let worker = match table.table(&["worker"]) {
-        Some(worker) => decode_worker(worker),
+        Some(worker) => decode_worker(worker, &mut sections),
         None => missing_table(&mut table, "worker", "a mapping that names the `implementation`"),
     };
     let worker_config = object(&mut table, &["workerConfig"]);
@@ -56,32 +61,12 @@ fn decode_root(root: &Node, problems: &mut Vec<Problem>) -> Option<Sections> {
         logging.word(&["implementation"], &[("stdio", ())]);
         logging.finish();
     }
-    refuse_same_file(&mut table, worker.as_ref(), cache_over_restarts.as_deref());
     table.finish();
-    let config = match (provider, worker.clone(), worker_config) {
-        (Some(provider), Some(worker), Some(worker_config)) => {
-            let cache_over_restarts = cache_over_restarts.clone();
-            Some(RunnerConfig { provider, worker, worker_config, get_secrets, cache_over_restarts })
-        }
-        (_, _, _) => None,
-    };
-    Some(Sections { config, worker, cache_over_restarts })
-}
-
-/// Two files that are written must be two.
-fn refuse_same_file(table: &mut Table<'_, '_>, worker: Option<&WorkerConfig>, cache: Option<&Path>) {
-    let config_path = match worker {
-        Some(WorkerConfig::GenericWorker { config_path, .. } | WorkerConfig::DockerWorker { config_path, .. }) => {
-            config_path
-        }
-        Some(WorkerConfig::Dummy) | None => return,
-    };
-    if cache == Some(config_path)
-        && let Some(entry) = table.take(&["cacheOverRestarts"])
-    {
-        let note = "this is the file that worker.configPath names too: one would overwrite the other";
-        table.note(Problem::error(entry.node.at, "cacheOverRestarts").note(note));
+    if let (Some(provider), Some(worker), Some(worker_config)) = (provider, worker, worker_config) {
+        let cache_over_restarts = cache_over_restarts.clone();
+        sections.config = Some(RunnerConfig { provider, worker, worker_config, get_secrets, cache_over_restarts });
     }
+    Some(Sections { cache_over_restarts, ..sections })
 }
 
 /// Notes that a section is missing, unless it is there and was found wrong already.
@@ -101,7 +86,7 @@ enum ProviderType {
     Standalone,
 }
 
-fn decode_provider(mut table: Table<'_, '_>) -> Option<ProviderConfig> {
+fn decode_provider(mut table: Table<'_, '_>, sections: &mut Sections) -> Option<ProviderConfig> {
     let names = [
         ("aws", ProviderType::Aws),
         ("azure", ProviderType::Azure),
@@ -109,7 +94,12 @@ fn decode_provider(mut table: Table<'_, '_>) -> Option<ProviderConfig> {
         ("standalone", ProviderType::Standalone),
         ("static", ProviderType::Static),
     ];
-    let provider = match table.word(&["providerType"], &names)? {
+    let provider_type = table.word(&["providerType"], &names)?;
+    sections.is_cloud = Some(match provider_type {
+        ProviderType::Aws | ProviderType::Azure | ProviderType::Google => true,
+        ProviderType::Static | ProviderType::Standalone => false,
+    });
+    let provider = match provider_type {
         ProviderType::Aws => Some(ProviderConfig::Aws),
         ProviderType::Azure => Some(ProviderConfig::Azure),
         ProviderType::Google => Some(ProviderConfig::Google),
@@ -188,31 +178,33 @@ enum Implementation {
     Dummy,
 }
 
-fn decode_worker(mut table: Table<'_, '_>) -> Option<WorkerConfig> {
+fn decode_worker(mut table: Table<'_, '_>, sections: &mut Sections) -> Option<WorkerConfig> {
     let names = [
         ("generic-worker", Implementation::GenericWorker),
         ("docker-worker", Implementation::DockerWorker),
         ("dummy", Implementation::Dummy),
     ];
     let worker = match table.word(&["implementation"], &names)? {
-        Implementation::GenericWorker => decode_generic_worker(&mut table),
+        Implementation::GenericWorker => decode_generic_worker(&mut table, sections),
         Implementation::DockerWorker => {
             let path = table.required_string(&["path"], "docker-worker's folder");
-            let config_path = config_path(&mut table);
-            path.zip(config_path)
-                .map(|(path, config_path)| WorkerConfig::DockerWorker { path: path.value.into(), config_path })
+            sections.config_path = config_path(&mut table);
+            let config_path = sections.config_path.clone().unwrap_or_default();
+            path.map(|path| WorkerConfig::DockerWorker { path: path.value.into(), config_path })
         }
         Implementation::Dummy => Some(WorkerConfig::Dummy),
     };
     table.finish();
-    worker
+    // A worker whose configuration has no place is not whole, but its program can be looked at.
+    sections.program.clone_from(&worker);
+    worker.filter(|worker| matches!(worker, WorkerConfig::Dummy) || sections.config_path.is_some())
 }
 
-fn decode_generic_worker(table: &mut Table<'_, '_>) -> Option<WorkerConfig> {
+fn decode_generic_worker(table: &mut Table<'_, '_>, sections: &mut Sections) -> Option<WorkerConfig> {
     let path = table.string(&["path"]);
     let service = table.string(&["service"]);
     let pipe = table.string(&["protocolPipe"]);
-    let config_path = config_path(table);
+    sections.config_path = config_path(table);
     let start = match (path, service) {
         (Some(path), None) => {
             if let Some(pipe) = pipe {
@@ -230,17 +222,17 @@ fn decode_generic_worker(table: &mut Table<'_, '_>) -> Option<WorkerConfig> {
             let protocol_pipe = pipe.map_or_else(|| DEFAULT_PROTOCOL_PIPE.to_owned(), |pipe| pipe.value);
             GenericWorkerStart::Service { name: service.value, protocol_pipe }
         }
-        (Some(_), Some(service)) => {
+        (Some(path), Some(service)) => {
             let note = "`path` is there too: take one of them away";
             table.note(Problem::error(service.at, service.path).note(note));
-            return None;
+            GenericWorkerStart::Path(path.value.into())
         }
         (None, None) => {
             table.missing(&["path"], "generic-worker's program (or, on Windows, `service`)");
             return None;
         }
     };
-    Some(WorkerConfig::GenericWorker { start, config_path: config_path? })
+    Some(WorkerConfig::GenericWorker { start, config_path: sections.config_path.clone().unwrap_or_default() })
 }
 
 fn config_path(table: &mut Table<'_, '_>) -> Option<PathBuf> {
@@ -331,6 +323,24 @@ mod tests {
                 "r.yml:8:1: warning: workerConfg: this key is not known and changes nothing; did you mean `workerConfig`?",
             ]
         );
+    }
+
+    #[test]
+    fn a_worker_has_a_path_or_a_service_and_a_service_on_windows_only() {
+        let of = |worker: &str| {
+            lines(&format!(
+                "provider: {{providerType: aws}}\nworker: {{implementation: generic-worker, configPath: c, {worker}}}\n"
+            ))
+        };
+        assert!(of("path: p").is_empty());
+        assert!(of("path: p, service: s").iter().any(|line| line.contains("worker.service: `path` is there too")));
+        let service = of("service: s, protocolPipe: p");
+        assert_eq!(
+            service.iter().any(|line| line.contains("a worker can be a service on Windows only")),
+            !cfg!(windows)
+        );
+        assert!(of("user: u")[0].contains("worker.path: found nothing"));
+        assert!(of("path: p, protocolPipe: p")[0].contains("warning: worker.protocolPipe"));
     }
 
     #[test]

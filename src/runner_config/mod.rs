@@ -188,10 +188,8 @@ pub struct Loaded {
     pub config: Option<RunnerConfig>,
     /// All problems, in the order of the file.
     pub problems: Vec<Problem>,
-    /// The worker, where that could be read.
-    pub worker: Option<WorkerConfig>,
-    /// The file that carries a run over reboots, where there is to be one.
-    pub cache_over_restarts: Option<PathBuf>,
+    /// What could be read of it otherwise.
+    pub sections: Sections,
     /// The document, for the places of its keys.
     document: Option<Document>,
 }
@@ -231,16 +229,45 @@ pub fn load(path: &Path) -> Result<Loaded, RunnerConfigError> {
         return Err(unreadable(io::Error::other(format!("it is larger than {} MiB", MAX_SIZE / 1024 / 1024))));
     }
     let Reading { sections, mut problems, document } = read(&bytes);
-    let Sections { mut config, worker, cache_over_restarts } = sections;
-    if cache_over_restarts.as_deref() == Some(path) {
-        problems
-            .push(Problem::of_file(Severity::Error, "cacheOverRestarts names this very file, and would overwrite it"));
+    let mut config = sections.config.clone();
+    if let Some(problem) = one_file_twice(path, &sections) {
+        problems.push(problem);
         config = None;
     }
     if let Some(note) = platform::looseness(&file).map_err(unreadable)?.map(loose_note) {
         problems.push(Problem::of_file(Severity::Warning, note));
     }
-    Ok(Loaded { path: path.to_owned(), config, problems, worker, cache_over_restarts, document })
+    Ok(Loaded { path: path.to_owned(), config, problems, sections, document })
+}
+
+/// What is read and what is written must be different files, however they are spelled.
+fn one_file_twice(path: &Path, sections: &Sections) -> Option<Problem> {
+    let program = match &sections.program {
+        Some(WorkerConfig::GenericWorker { start: GenericWorkerStart::Path(path), .. }) => Some(path.as_path()),
+        Some(
+            WorkerConfig::GenericWorker { start: GenericWorkerStart::Service { .. }, .. }
+            | WorkerConfig::DockerWorker { .. }
+            | WorkerConfig::Dummy,
+        )
+        | None => None,
+    };
+    let named = [
+        ("the runner config itself", Some(path)),
+        ("worker.path", program),
+        ("worker.configPath", sections.config_path.as_deref()),
+        ("cacheOverRestarts", sections.cache_over_restarts.as_deref()),
+    ];
+    let mut seen: Vec<(&str, PathBuf)> = Vec::new();
+    for (name, path) in named {
+        let Some(path) = path else { continue };
+        let place = platform::resolve(path);
+        if let Some((other, _)) = seen.iter().find(|(_, before)| *before == place) {
+            let note = format!("{other} and {name} are one file, {}: one would overwrite the other", place.display());
+            return Some(Problem::of_file(Severity::Error, note));
+        }
+        seen.push((name, place));
+    }
+    None
 }
 
 /// Takes reading and writing of the file away from others, where it is ours and they have it. What is in it may

@@ -43,10 +43,10 @@ const LOOK: Duration = Duration::from_millis(500);
 const CACHE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Error reports wait while one is under way; of more than this many the newest are dropped.
-const MOST_REPORTS: usize = 32;
+const MOST_REPORTS: usize = 8;
 
 /// Messages between the relay and the loop.
-const MESSAGES: usize = 16;
+const MESSAGES: usize = 4;
 
 /// What a run needs beside its worker.
 pub struct Surroundings {
@@ -142,6 +142,7 @@ struct Loop {
     outbox: Outbox,
     reports: VecDeque<ErrorReport>,
     reporting: bool,
+    dropped_reports: usize,
     retired: bool,
     exit: Option<WorkerExit>,
 }
@@ -168,6 +169,7 @@ pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings
         outbox,
         reports: VecDeque::new(),
         reporting: false,
+        dropped_reports: 0,
         retired: false,
         exit: None,
     };
@@ -400,6 +402,9 @@ impl Loop {
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+        if self.dropped_reports > 0 {
+            tracing::warn!("{} error reports of the worker were dropped", self.dropped_reports);
+        }
         Ended {
             exit: self.exit.unwrap_or(WorkerExit::Code(1)),
             client: self.client.clone(),
@@ -430,7 +435,10 @@ impl Loop {
             self.reports.push_back(report);
             self.send_next_report();
         } else {
-            tracing::warn!("too many error reports wait: the worker's newest is dropped");
+            if self.dropped_reports == 0 {
+                tracing::warn!("too many error reports wait: dropping the worker's newest until they are sent");
+            }
+            self.dropped_reports += 1;
         }
     }
 }

@@ -19,13 +19,17 @@ use worker_protocol::{Incoming, Message, MessageReader};
 pub async fn output(stream: impl AsyncRead + Unpin, log: LogStream, messages: mpsc::Sender<Message>) -> io::Result<()> {
     let mut reader = MessageReader::new(stream);
     let mut warned = BTreeSet::new();
+    let mut scratch = Vec::new();
     while let Some(incoming) = reader.next().await? {
         let has_room = match incoming {
             Incoming::Text(bytes) => log.line(|out| push_lossy(out, bytes)),
-            Incoming::Message(Message::Log { body }) => log.line(|out| {
+            Incoming::Message(Message::Log { body }) => {
+                scratch.clear();
                 // Writing to memory doesn't fail.
-                let _ = record::render(&body, out);
-            }),
+                let _ = record::render(&body, &mut scratch);
+                // A record of several lines can't pass for lines of ours: each has its time, as plain text has.
+                scratch.split(|byte| *byte == b'\n').fold(true, |_, line| log.line(|out| out.extend_from_slice(line)))
+            }
             Incoming::Message(message) => {
                 let message = clipped(message);
                 // The event loop is gone once the run is over; the worker's lines still count.

@@ -339,3 +339,31 @@ fn the_example_worker_shakes_hands_and_ends_when_told() {
     });
     running.finish().assert_code(72).assert_logged("ending; tasks may finish: false");
 }
+
+#[cfg(unix)]
+#[test]
+fn each_worker_takes_its_own_form_of_registration_and_goes_on_from_the_cache() {
+    for (form, dummy) in [("dockerWorker", false), ("dummy", true)] {
+        let mut fixture = Fixture::with_cache(CloudKind::Azure);
+        if dummy {
+            fixture.machine.config["worker"] = json!({"implementation": "dummy"});
+        } else {
+            fixture.machine.use_docker_worker(&crate::support::simulated_worker()).unwrap();
+            fixture.machine.script = json!([{"exit": 67}]);
+        }
+        fixture.simulator.world(|world| world.taskcluster.worker_config = json!({form: {"config": {"own": form}}}));
+        let mut boots = Vec::new();
+        for _ in 0..2 {
+            let finished = fixture.boot();
+            finished.assert_code(if dummy { 0 } else { 67 });
+            boots.push(if dummy {
+                let state: Value = serde_json::from_str(&finished.output).unwrap();
+                state["workerConfig"].clone()
+            } else {
+                fixture.worker_config()
+            });
+        }
+        assert_eq!((&boots[0], &boots[0]["own"]), (&boots[1], &json!(form)));
+        assert_eq!(fixture.simulator.count("/worker/register"), 1);
+    }
+}

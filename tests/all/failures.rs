@@ -215,3 +215,77 @@ fn a_killed_runner_takes_its_worker_along() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn a_failure_is_explained_before_the_machine_goes_and_a_signal_keeps_the_machine() {
+    let mut fixture = Fixture::new(CloudKind::Google);
+    let worker = fixture.path("worker.sh");
+    std::fs::write(&worker, "#!/nonexistent/interpreter\n").unwrap();
+    std::fs::set_permissions(&worker, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fixture.machine.config["worker"]["path"] = json!(worker);
+    fixture.simulator.fault("DELETE", usize::MAX, Fault::status(503));
+    let mut running = fixture.start();
+    running.wait_for("asking worker-manager to remove this worker");
+    running.signal(Signal::SIGTERM);
+    let finished = running.finish();
+    finished.assert_code(19).assert_logged("told to stop: leaving the machine as it is");
+    let (explained, removed) =
+        (finished.log.find("failed while starting the worker"), finished.log.find("asking worker-manager"));
+    assert!(explained.is_some() && explained < removed, "{}", finished.log);
+    assert_eq!(finished.log.matches("failed while").count(), 1);
+    assert!(fixture.machine.shutdowns().is_empty());
+}
+
+#[test]
+fn files_that_would_be_destroyed_are_refused_before_anything_else() {
+    let fixture = Fixture::new(CloudKind::Static);
+    let config = fixture.machine.runner_config();
+    let worker = fixture.path("worker");
+    let spelled = fixture.path("bin/../worker-config.json");
+    for (key, value) in [("configPath", &config), ("configPath", &worker), ("cacheOverRestarts", &spelled)] {
+        let mut fixture = Fixture::new(CloudKind::Static);
+        let inside = |path: &std::path::Path| {
+            fixture.path(path.strip_prefix(config.parent().unwrap()).unwrap().to_str().unwrap())
+        };
+        let value = json!(inside(value));
+        fixture.machine.config["worker"]["path"] = json!(inside(&worker));
+        match key {
+            "configPath" => fixture.machine.config["worker"]["configPath"] = value,
+            _ => fixture.machine.config[key] = value,
+        }
+        fixture.boot().assert_code(10).assert_logged("are one file");
+        assert!(fixture.simulator.records().is_empty());
+    }
+}
+
+#[test]
+fn a_pipe_is_not_replaced_by_a_file() {
+    let mut fixture = Fixture::new(CloudKind::Static);
+    let pipe = fixture.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fixture.machine.config["cacheOverRestarts"] = json!(pipe);
+    fixture.boot().assert_code(0).assert_logged("something other than a regular file is there");
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&std::fs::metadata(&pipe).unwrap().file_type()));
+}
+
+#[test]
+fn an_empty_program_is_no_worker() {
+    let mut fixture = Fixture::new(CloudKind::Static);
+    let worker = fixture.path("worker");
+    std::fs::write(&worker, "").unwrap();
+    std::fs::set_permissions(&worker, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fixture.machine.config["worker"]["path"] = json!(worker);
+    fixture.boot().assert_code(18).assert_logged("it is empty");
+}
+
+#[test]
+fn an_end_in_the_year_9999_is_never() {
+    let fixture = Fixture::new(CloudKind::Static);
+    let answer = |body: &serde_json::Value| Fault::Answer { status: 200, headers: Vec::new(), body: body.to_string() };
+    let never = "9999-12-31T23:59:59.999Z";
+    fixture.simulator.fault("/secret/", 2, answer(&json!({"secret": {"a": 1}, "expires": never})));
+    let registration = json!({"expires": never, "secret": "s", "credentials": {"clientId": "c", "accessToken": "t"}, "workerConfig": {}});
+    fixture.simulator.fault("/worker/register", 1, answer(&registration));
+    fixture.boot().assert_code(0);
+    assert_eq!(fixture.worker_config()["a"], 1);
+}

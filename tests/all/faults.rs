@@ -1,5 +1,5 @@
 //! The faults of the program that this one replaces, by the numbers under which they are known. Each test fails on
-//! the behaviour described. Number 20 is about Windows services and has no test here.
+//! the behaviour described. Number 20 is about Windows services: here it is that a service is refused before anything else.
 
 use crate::support::{Fixture, PATIENCE, contains};
 use nix::sys::signal::Signal;
@@ -139,13 +139,16 @@ fn fault_09_a_worker_that_fails_is_reported_and_its_machine_removed() {
 }
 
 #[test]
-fn fault_10_and_11_google_is_watched_without_gap_and_without_haste() {
+fn fault_10_google_is_watched_without_haste() {
     // A metadata service without the key is asked at a walking pace.
     let fixture = Fixture::new(CloudKind::Google).script(json!(["hello", {"sleep": 2500}, {"exit": 0}]));
     fixture.simulator.fault("/instance/preempted", usize::MAX, Fault::status(404));
     fixture.boot().assert_code(0);
     assert!(fixture.simulator.count("/instance/preempted") < 8, "{}", fixture.simulator.count("/instance/preempted"));
+}
 
+#[test]
+fn fault_11_google_is_watched_without_gap() {
     // A preemption between the first look and the first wait is seen at once: the wait begins from the look's etag.
     let fixture = Fixture::new(CloudKind::Google).script(obedient());
     let mut running = fixture.start();
@@ -192,6 +195,23 @@ fn fault_13_the_worker_does_not_inherit_the_runners_oom_score() {
     let description: Value = serde_json::from_slice(&fs::read(description).unwrap()).unwrap();
     let ours = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
     assert_eq!(description["oomScoreAdj"], ours.trim());
+}
+
+#[tokio::test]
+async fn fault_13_the_score_that_a_worker_is_set_back_to_reaches_it() {
+    use tokio::io::AsyncReadExt;
+    use worker_runner::driver::process::{Process, ProcessSpec, WorkerExit};
+    let spec = ProcessSpec {
+        program: "/bin/sh".into(),
+        arguments: ["-c", "read score </proc/self/oom_score_adj; echo $score"].map(Into::into).into(),
+        environment: Vec::new(),
+        // Raising it needs no right.
+        oom_score_adj: Some("777".to_owned()),
+    };
+    let (mut process, mut streams) = Process::spawn(&spec).unwrap();
+    let mut output = String::new();
+    streams.output.read_to_string(&mut output).await.unwrap();
+    assert_eq!((output.as_str(), process.exited().await), ("777\n", WorkerExit::Code(0)));
 }
 
 #[test]
@@ -254,9 +274,16 @@ fn fault_18_a_reader_of_stderr_that_goes_away_kills_nobody() {
 #[test]
 fn fault_19_polls_are_silent_and_failures_show_no_http_exchange() {
     let fixture = Fixture::new(CloudKind::Aws).script(json!(["hello", {"sleep": 2500}, {"exit": 0}]));
-    fixture.simulator.fault("removeWorker", 1, Fault::status(500));
     fixture.simulator.fault("DELETE", 1, Fault::error(500, "InternalServerError", "an error"));
     let finished = fixture.boot();
     assert!(fixture.simulator.count("/spot/instance-action") >= 3);
     finished.assert_code(0).assert_not_logged("spot").assert_not_logged("Authorization").assert_not_logged("payload");
+}
+
+#[test]
+fn fault_20_a_worker_that_is_a_service_is_refused_where_there_are_none() {
+    let mut fixture = Fixture::new(CloudKind::Google);
+    fixture.machine.config["worker"] = json!({"implementation": "generic-worker", "service": "gw", "configPath": "c"});
+    fixture.boot().assert_code(10).assert_logged("a worker can be a service on Windows only");
+    assert!(fixture.simulator.records().is_empty());
 }

@@ -182,3 +182,52 @@ fn modes_do_not_depend_on_the_umask_and_owners_are_named() {
     assert_eq!((mode(&program), mode(&owned)), (0o755, 0o4711));
     boot_with(&fixture, &[nobody]).assert_code(17).assert_logged("there is no user `there-is-no-such-user`");
 }
+
+#[test]
+fn a_zip_from_a_secret_is_private_where_it_says_no_mode() {
+    let mut zip = archive(&[Entry::File("key", b"canary", 0o644), Entry::File("tool", b"#!", 0o755)]);
+    // As made on Windows: no Unix mode.
+    let entry = memchr::memmem::find(&zip, b"PK\x01\x02").unwrap();
+    zip[entry + 40..entry + 42].copy_from_slice(&[0, 0]);
+    let fixture = Fixture::new(CloudKind::Google);
+    let (target, pool) = (fixture.path("target"), fixture.pool());
+    let secret = json!({"files": [spec(&target, &zip, "zip")]});
+    fixture.simulator.world(|world| world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), secret));
+    fixture.boot().assert_code(0);
+    let mode = |name: &str| fs::metadata(target.join(name)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("key"), mode("tool")), (0o600, 0o755));
+}
+
+#[test]
+fn a_zip_goes_into_a_folder_whose_parent_is_another_filesystem_and_folders_of_others_keep_their_modes() {
+    let fixture = Fixture::new(CloudKind::Static);
+    // A mount point: what is beside it is elsewhere.
+    let target = tempfile::tempdir_in("/dev/shm").unwrap();
+    let theirs = target.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o751)).unwrap();
+    let zip = archive(&[
+        Entry::Folder("theirs"),
+        Entry::File("theirs/file", b"x", 0o644),
+        Entry::File("new/file", b"x", 0o644),
+    ]);
+    boot_with(&fixture, &[spec(target.path(), &zip, "zip")]).assert_code(0);
+    let mode = |path: &str| fs::metadata(target.path().join(path)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("theirs"), mode("theirs/file"), mode("new")), (0o751, 0o644, 0o755));
+    assert_eq!(leftovers(target.path()), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_a_file_for_one_and_a_folder_for_another_is_refused_before_anything_moves() {
+    let fixture = Fixture::new(CloudKind::Static);
+    let (first, both) = (fixture.path("first"), fixture.path("both"));
+    let zip = archive(&[Entry::File("inner", b"x", 0o644)]);
+    let files = [spec(&first, b"x", "file"), spec(&both, b"x", "file"), spec(&both, &zip, "zip")];
+    boot_with(&fixture, &files).assert_code(17).assert_logged("both a file and a folder");
+    assert!(!first.exists() && !both.exists());
+    let slash = format!("{}/", both.display());
+    boot_with(&fixture, &[spec(&first, b"x", "file"), spec(Path::new(&slash), b"x", "file")])
+        .assert_code(17)
+        .assert_logged("names a folder");
+    assert!(!first.exists());
+}

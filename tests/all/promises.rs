@@ -61,7 +61,7 @@ fn faults() -> Vec<(&'static str, Fault)> {
         (
             "/secret/worker-pool",
             answer(
-                r#"{"secret": {"files": [{"path": "canary", "content": "canary", "encoding": "canary"}]}, "expires": "2999-01-01T00:00:00Z"}"#,
+                r#"{"secret": {"files": [{"path": "/x", "content": "canary", "encoding": "canary"}]}, "expires": "2999-01-01T00:00:00Z"}"#,
             ),
         ),
         ("DELETE", Fault::error(500, "InternalServerError", "an error")),

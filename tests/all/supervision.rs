@@ -12,7 +12,7 @@ const MEMORY: f64 = 32.0;
 #[test]
 fn lines_and_records_come_in_order_with_a_time_each() {
     let fixture = Fixture::new(CloudKind::Static).script(json!([
-        "hello", {"print": "one"}, {"log": {"textPayload": "two", "b": true, "a": [1]}}, {"print": ""}, {"log": {}},
+        "hello", {"print": "one"}, {"log": {"textPayload": "two", "b": true, "a": [1]}}, {"log": {"textPayload": "a\nb"}}, {"print": ""}, {"log": {}},
         {"print": "three\ttabs ~{ not a message"}, {"bytes": [0xff, 0x41, 0x0a]}, {"exit": 0},
     ]));
     let finished = fixture.boot();
@@ -23,7 +23,10 @@ fn lines_and_records_come_in_order_with_a_time_each() {
         .filter(|line| !line.contains("hello") && !line.contains("has ended"))
         .map(|line| &line[20..])
         .collect();
-    assert_eq!(relayed, ["one", "two; a: [1]; b: true", "", "{}", "three\ttabs ~{ not a message", "\u{fffd}A"]);
+    assert_eq!(
+        relayed,
+        ["one", "two; a: [1]; b: true", "a", "b", "", "{}", "three\ttabs ~{ not a message", "\u{fffd}A"]
+    );
     for line in finished.log.lines() {
         let stamp = &line[..20];
         let shape: String = stamp.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
@@ -127,7 +130,7 @@ fn a_worker_that_init_ended_first_leaves_its_machine_alone() {
     running.wait_for("the worker has ended: signal 15");
     running.signal(Signal::SIGTERM);
     running.finish().assert_code(143);
-    assert_eq!(fixture.simulator.count("DELETE"), 0);
+    assert_eq!(fixture.simulator.count("DELETE") + fixture.simulator.count("worker-pool-errors"), 0);
 }
 
 #[test]
@@ -260,4 +263,33 @@ fn a_slow_reader_of_the_log_slows_the_worker_and_not_us() {
     child.stderr.take().unwrap().read_to_end(&mut log).unwrap();
     assert!(child.wait().unwrap().success());
     assert_eq!(String::from_utf8(log).unwrap().lines().filter(|line| line.contains(" line ")).count(), 100_000);
+}
+
+#[test]
+fn a_child_that_we_had_before_the_worker_is_left_alone() {
+    let fixture = Fixture::new(CloudKind::Static).script(json!(["hello", {"exit": 0}]));
+    let command = fixture.machine.command().unwrap();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "sleep 600 >/dev/null 2>&1 & echo sidecar $!; exec \"$0\" \"$@\""]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            shell.env(name, value);
+        }
+    }
+    shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let finished = crate::support::Running::spawn(&mut shell).finish();
+    finished.assert_code(0).assert_not_logged("ending it");
+    let sidecar: i32 = finished.output.trim().strip_prefix("sidecar ").unwrap().parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(sidecar), Signal::SIGKILL).expect("the sidecar is still there");
+}
+
+#[test]
+fn a_worker_ended_by_a_real_time_signal_has_ended() {
+    let mut fixture = Fixture::new(CloudKind::Static);
+    let worker = fixture.path("worker.sh");
+    fs::write(&worker, "#!/bin/sh\nkill -40 $$\n").unwrap();
+    fs::set_permissions(&worker, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fixture.machine.config["worker"]["path"] = json!(worker);
+    fixture.boot().assert_code(168).assert_logged("the worker has ended: signal 40");
 }

@@ -130,7 +130,7 @@ impl Show {
         let latency = self.latency.as_millis();
         writeln!(
             out,
-            "{FAINT}Every answer of the cloud and of Taskcluster takes {latency} ms. ► is a request, │ a line of start-worker's log.{FAINT:#}\n"
+            "{FAINT}Every answer of the cloud and of Taskcluster takes {latency} ms. ► is a request, │ a line of start-worker's log, ▲ what the cloud does.{FAINT:#}\n"
         )?;
         self.began = Instant::now();
         let mut child = command.spawn()?;
@@ -186,7 +186,10 @@ impl Show {
             None => AnsiColor::Blue.on_default(),
         };
         let status = record.status.map_or_else(|| "…".to_owned(), |status| status.to_string());
-        let path: String = record.path.chars().take(88).collect();
+        let mut path: String = record.path.chars().take(88).collect();
+        if path.len() < record.path.len() {
+            path.push('…');
+        }
         writeln!(out, "{:>7.0} ms {style}► {status:>3}{style:#} {} {path}", self.at(record.began), record.method)
     }
 
@@ -212,9 +215,10 @@ impl Show {
 
     /// The cloud wants its machine back.
     fn reclaim(&self) {
+        let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(120);
         self.simulator.world(|world| {
             let cloud = &mut world.cloud;
-            cloud.spot_action = Some(json!({"action": "terminate", "time": "2026-11-20T08:22:00Z"}).to_string());
+            cloud.spot_action = Some(json!({"action": "terminate", "time": format!("{soon:.0}")}).to_string());
             cloud.preempted = true;
             cloud.preempted_version += 1;
             cloud.events = vec![json!({

@@ -173,6 +173,7 @@ impl Client {
         }
         let response = request.send().await.map_err(|error| transport(error, call.timeout))?;
         let status = response.status();
+        tracing::debug!("{} {url} answered {}", call.method, status.as_u16());
         let headers = response.headers().clone();
         let body = read_body(response).await.map_err(|error| match error {
             BodyError::TooLarge => Failure::TooLarge(MAX_ANSWER),

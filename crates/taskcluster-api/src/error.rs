@@ -160,7 +160,9 @@ fn decode_error(error: &serde_path_to_error::Error<serde_json::Error>) -> Decode
         format!("it is no JSON (line {}, column {})", inner.line(), inner.column())
     } else if let Some(expected) = words.rfind(", expected ").map(|at| &words[at + 2..]) {
         let end = expected.rfind(" at line ").unwrap_or(expected.len());
-        format!("{} was wrong, {}", wrong_type(&words), &expected[..end])
+        let expected = &expected[..end];
+        let expected = if expected.starts_with("expected struct ") { "expected an object" } else { expected };
+        format!("found {}, {expected}", wrong_type(&words))
     } else if words.starts_with("missing field") {
         words[..words.find(" at line ").unwrap_or(words.len())].to_owned()
     } else {
@@ -171,9 +173,18 @@ fn decode_error(error: &serde_path_to_error::Error<serde_json::Error>) -> Decode
 
 /// The type that serde found, out of `invalid type: string "…", expected …`.
 fn wrong_type(words: &str) -> &'static str {
-    const TYPES: [&str; 8] = ["string", "integer", "floating point", "boolean", "null", "map", "sequence", "unit"];
+    const TYPES: [(&str, &str); 8] = [
+        ("string", "a string"),
+        ("integer", "an integer"),
+        ("floating point", "a number"),
+        ("boolean", "a boolean"),
+        ("null", "null"),
+        ("unit", "null"),
+        ("map", "an object"),
+        ("sequence", "a list"),
+    ];
     let after = words.strip_prefix("invalid type: ").unwrap_or("");
-    TYPES.into_iter().find(|name| after.starts_with(name)).unwrap_or("the value")
+    TYPES.into_iter().find(|(name, _)| after.starts_with(name)).map_or("something else", |(_, shown)| shown)
 }
 
 #[cfg(test)]
@@ -199,12 +210,9 @@ mod tests {
     fn a_wrong_answer_is_described_by_field_and_type_and_never_by_value() {
         assert_eq!(problem("{}"), "missing field `inner`");
         assert_eq!(problem(r#"{"inner":{}}"#), "at `inner`: missing field `number`");
-        assert_eq!(problem(r#"{"inner":{"number":"canary"}}"#), "at `inner.number`: string was wrong, expected u32");
-        assert_eq!(problem(r#"{"inner":"canary"}"#), "at `inner`: string was wrong, expected struct Inner");
-        assert_eq!(
-            problem(r#"{"inner":"canary, expected canary"}"#),
-            "at `inner`: string was wrong, expected struct Inner"
-        );
+        assert_eq!(problem(r#"{"inner":{"number":"canary"}}"#), "at `inner.number`: found a string, expected u32");
+        assert_eq!(problem(r#"{"inner":"canary"}"#), "at `inner`: found a string, expected an object");
+        assert_eq!(problem(r#"{"inner":"canary, expected canary"}"#), "at `inner`: found a string, expected an object");
         assert_eq!(problem("<html>canary"), "it is no JSON (line 1, column 1)");
         assert_eq!(problem(r#"{"inner":{"number":1}} canary"#), "there is more behind the JSON");
     }

@@ -12,6 +12,7 @@ mod error;
 mod ids;
 mod secrets;
 mod sign;
+mod time;
 mod tls;
 mod worker_manager;
 

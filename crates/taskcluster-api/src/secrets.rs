@@ -22,8 +22,9 @@ pub struct Secrets(Client);
 pub struct Secret {
     /// What it holds.
     pub secret: Map<String, Value>,
-    /// When it ends.
-    pub expires: Timestamp,
+    /// When it ends, where the service says so in a way that can be read.
+    #[serde(default, deserialize_with = "crate::time::lenient")]
+    pub expires: Option<Timestamp>,
 }
 
 impl fmt::Debug for Secret {

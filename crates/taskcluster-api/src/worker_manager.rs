@@ -151,6 +151,7 @@ pub struct ShouldTerminate {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireRegistration {
+    #[serde(deserialize_with = "crate::time::clamped")]
     expires: Timestamp,
     credentials: WireCredentials,
     secret: SecretString,
@@ -160,6 +161,7 @@ struct WireRegistration {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireRenewal {
+    #[serde(deserialize_with = "crate::time::clamped")]
     expires: Timestamp,
     credentials: WireCredentials,
     secret: SecretString,
@@ -301,7 +303,7 @@ impl WorkerManager {
 
 impl ReportWorkerError {
     /// How much `extra` may hold, in bytes of JSON: the service sets no limit, memory does.
-    const MAX_EXTRA: usize = 64 * 1024;
+    const MAX_EXTRA: usize = 16 * 1024;
 
     /// The report, cut to what the service accepts.
     #[must_use]

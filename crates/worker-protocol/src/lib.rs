@@ -4,7 +4,7 @@
 //! pipes. A line that is anything else is log text. `protocol.md` in the repository's root is the
 //! specification; this crate is its implementation:
 //!
-//! * [`line`] cuts a byte stream into lines without ever holding more than a bounded part of one;
+//! * [`mod@line`] cuts a byte stream into lines without ever holding more than a bounded part of one;
 //! * [`message`] turns a line into a [`Message`] and back;
 //! * [`capability`] is what the two sides agree on first;
 //! * [`connection`] reads and writes messages over any asynchronous stream, and keeps what may not be sent yet.

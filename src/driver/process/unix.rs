@@ -25,7 +25,9 @@ const REAP_PAUSE: Duration = Duration::from_millis(50);
 /// A worker's process. Dropping it doesn't end it.
 pub struct Process {
     pid: Pid,
-    children: Stream,
+    /// Children that we had before: whoever made us their parent, the worker didn't.
+    others: BTreeSet<Pid>,
+    ends: Stream,
     exit: Option<WorkerExit>,
 }
 
@@ -36,7 +38,7 @@ impl Process {
     /// # Errors
     /// What the system says.
     pub fn spawn(spec: &ProcessSpec) -> io::Result<(Self, Streams)> {
-        let children = tokio::signal::unix::signal(SignalKind::child())?;
+        let ends = tokio::signal::unix::signal(SignalKind::child())?;
         keep_descriptors_private();
         let mut command = Command::new(&spec.program);
         command
@@ -52,6 +54,7 @@ impl Process {
         unsafe {
             command.pre_exec(move || prepare_child(parent, oom_score_adj.as_deref()));
         }
+        let others = children(false).into_iter().map(|(pid, _)| pid).collect();
         let mut child = command.spawn()?;
         let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
         let missing = || io::Error::other("a standard stream is missing");
@@ -60,7 +63,7 @@ impl Process {
             output: Box::new(ChildStdout::from_std(child.stdout.take().ok_or_else(missing)?)?),
             errors: Box::new(ChildStderr::from_std(child.stderr.take().ok_or_else(missing)?)?),
         };
-        Ok((Self { pid, children, exit: None }, streams))
+        Ok((Self { pid, others, ends, exit: None }, streams))
     }
 
     /// The process id, for the log.
@@ -75,7 +78,7 @@ impl Process {
             if let Some(exit) = self.exit {
                 return exit;
             }
-            self.children.recv().await;
+            self.ends.recv().await;
         }
     }
 
@@ -108,7 +111,8 @@ impl Process {
         let mut named = BTreeSet::new();
         for _ in 0..REAP_ROUNDS {
             self.reap();
-            let left = adopted(self.pid, spare_our_group);
+            let mut left = children(spare_our_group);
+            left.retain(|(pid, _)| *pid != self.pid && !self.others.contains(pid));
             if left.is_empty() {
                 return;
             }
@@ -212,8 +216,8 @@ fn prepare_child(parent: Pid, oom_score_adj: Option<&str>) -> io::Result<()> {
     Ok(())
 }
 
-/// Our children other than the worker: descendants of it whose parents have ended.
-fn adopted(worker: Pid, spare_our_group: bool) -> Vec<(Pid, String)> {
+/// Our children, such as descendants of the worker whose parents have ended.
+fn children(spare_our_group: bool) -> Vec<(Pid, String)> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let (us, our_group) = (getpid(), getpgrp());
     let read = |entry: fs::DirEntry| {
@@ -227,7 +231,7 @@ fn adopted(worker: Pid, spare_our_group: bool) -> Vec<(Pid, String)> {
         let parent: i32 = fields.next()?.parse().ok()?;
         let group: i32 = fields.next()?.parse().ok()?;
         let spared = spare_our_group && group == our_group.as_raw();
-        (parent == us.as_raw() && pid != worker && !spared).then_some((pid, name))
+        (parent == us.as_raw() && !spared).then_some((pid, name))
     };
     processes.flatten().filter_map(read).collect()
 }
