@@ -307,8 +307,14 @@ impl Supervisor {
         for deadline in [Deadline::Renewal, Deadline::CredentialsEnd, Deadline::CacheRetry] {
             actions.push(Action::Disarm(deadline));
         }
-        let may_be_init = matches!(exit, WorkerExit::Signal(SIGTERM) | WorkerExit::Code(67 | 71 | 72));
-        if may_be_init && !self.asked_to_stop() && self.terms.is_cloud {
+        let may_be_init = match exit {
+            // It would be reported.
+            WorkerExit::Signal(SIGTERM) => true,
+            // The machine would be removed.
+            WorkerExit::Code(67 | 71 | 72) => self.terms.is_cloud,
+            WorkerExit::Code(_) | WorkerExit::Signal(_) => false,
+        };
+        if may_be_init && !self.asked_to_stop() {
             actions.push(Action::Arm(Deadline::LateSignal, later(now, LATE_SIGNAL)));
         } else {
             self.finish(exit, actions);

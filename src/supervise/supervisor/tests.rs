@@ -133,7 +133,7 @@ fn whatever_asks_for_a_stop_is_passed_on_once_and_a_second_signal_kills() {
 }
 
 #[test]
-fn an_end_that_looks_like_inits_is_waited_on_for_a_signal_on_clouds() {
+fn an_end_that_looks_like_inits_is_waited_on_for_a_signal() {
     let ends = [
         (CLOUD, WorkerExit::Signal(15), true),
         (CLOUD, WorkerExit::Code(67), true),
@@ -142,7 +142,8 @@ fn an_end_that_looks_like_inits_is_waited_on_for_a_signal_on_clouds() {
         (CLOUD, WorkerExit::Code(0), false),
         (CLOUD, WorkerExit::Code(1), false),
         (CLOUD, WorkerExit::Signal(9), false),
-        (HOST, WorkerExit::Signal(15), false),
+        (HOST, WorkerExit::Signal(15), true),
+        (HOST, WorkerExit::Code(67), false),
     ];
     let disarmed = ["no Renewal", "no CredentialsEnd", "no CacheRetry"].map(str::to_owned);
     for (terms, exit, waits) in ends {
