@@ -155,6 +155,9 @@ impl Boot {
             .map_err(|source| RunError::Registration { source, cache })?;
         if let Some(lease) = &admitted.lease {
             tracing::info!("registered with {}; credentials end at {:.0}", client.root_url(), lease.expires);
+            if admitted.expired().is_some() {
+                tracing::error!("by this machine's clock these credentials have ended already: is the clock right?");
+            }
         }
         let client = client.with_credentials(admitted.credentials.clone());
         Ok((Kept::Admitted(admitted), client))

@@ -11,17 +11,28 @@ use std::path::{Component, Path, PathBuf};
 use zip::ZipArchive;
 use zip::read::ZipFile;
 
-/// An archive of more entries is refused.
-pub const MAX_ENTRIES: usize = 100_000;
+/// What an archive may hold at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Entries.
+    pub entries: usize,
+    /// Bytes, unpacked.
+    pub unpacked: u64,
+}
 
-/// An archive that unpacks to more bytes is refused.
-pub const MAX_UNPACKED: u64 = 4 * 1024 * 1024 * 1024;
+impl Limits {
+    /// What a worker pool's archive may hold.
+    pub const POOL: Self = Self { entries: 100_000, unpacked: 4 * 1024 * 1024 * 1024 };
+}
 
 /// A link's target is at most this long, in bytes.
 const MAX_LINK: u64 = 4096;
 
 /// The folders of an archive, outermost first, with their modes.
 pub type FolderModes = Vec<(PathBuf, u32)>;
+
+/// A bomb, by what it claims or by what it holds.
+const TOO_LARGE: &str = "it unpacks to more than an archive may";
 
 /// The mode of a folder that names none.
 const FOLDER_MODE: u32 = 0o755;
@@ -34,12 +45,12 @@ const TYPE_LINK: u32 = 0o120_000;
 ///
 /// # Errors
 /// What is wrong, with the entry's name. The caller takes away what was written.
-pub fn unpack(content: &[u8], folder: &Path, mode: u32) -> Result<FolderModes, String> {
+pub fn unpack(content: &[u8], folder: &Path, mode: u32, limits: Limits) -> Result<FolderModes, String> {
     let mut archive =
         ZipArchive::new(Cursor::new(content)).map_err(|error| format!("it is no zip archive: {error}"))?;
-    let Plan { entries, links } = plan(&mut archive)?;
+    let Plan { entries, links } = plan(&mut archive, limits)?;
     platform::make_private_folder(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
-    let mut budget = MAX_UNPACKED;
+    let mut budget = limits.unpacked;
     let mut folders = FolderModes::new();
     for (index, path, kind) in entries {
         let mut entry = archive.by_index(index).map_err(|error| unreadable(&path, &error))?;
@@ -82,9 +93,9 @@ struct Plan {
 }
 
 /// Looks at every entry's name, kind and claimed size, and at every link's target, before anything is written.
-fn plan(archive: &mut ZipArchive<Cursor<&[u8]>>) -> Result<Plan, String> {
-    if archive.len() > MAX_ENTRIES {
-        return Err(format!("it has {} entries, more than {MAX_ENTRIES}", archive.len()));
+fn plan(archive: &mut ZipArchive<Cursor<&[u8]>>, limits: Limits) -> Result<Plan, String> {
+    if archive.len() > limits.entries {
+        return Err(format!("it has {} entries, more than {}", archive.len(), limits.entries));
     }
     let mut entries = Vec::with_capacity(archive.len());
     let mut link_paths = HashSet::new();
@@ -103,8 +114,8 @@ fn plan(archive: &mut ZipArchive<Cursor<&[u8]>>) -> Result<Plan, String> {
             Some(_) | None => Kind::File,
         };
         claimed = claimed.saturating_add(entry.size());
-        if claimed > MAX_UNPACKED {
-            return Err(too_large());
+        if claimed > limits.unpacked {
+            return Err(TOO_LARGE.to_owned());
         }
         if kind != Kind::Folder && !seen.insert(path.clone()) {
             return Err(format!("its entry {name:?} stands there twice"));
@@ -167,7 +178,7 @@ fn copy(entry: &mut ZipFile<'_, Cursor<&[u8]>>, target: &Path, budget: u64) -> i
     // Private until it has its mode: the archive may be a secret's.
     let mut file: File = platform::create_private(target)?;
     let copied = io::copy(&mut entry.take(budget.saturating_add(1)), &mut file)?;
-    if copied > budget { Err(io::Error::other(too_large())) } else { Ok(copied) }
+    if copied > budget { Err(io::Error::other(TOO_LARGE)) } else { Ok(copied) }
 }
 
 /// Makes the links. None climbs out as it is written; here none may lead out as the operating system resolves it.
@@ -210,13 +221,9 @@ fn unreadable(path: &Path, error: &zip::result::ZipError) -> String {
     format!("its entry {}: {error}", path.display())
 }
 
-fn too_large() -> String {
-    format!("it unpacks to more than {} GiB", MAX_UNPACKED / 1024 / 1024 / 1024)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{inside, stays_inside, unpack};
+    use super::{Limits, inside, stays_inside, unpack};
     use proptest::prelude::*;
     use std::io::{Cursor, Write};
     use std::path::{Path, PathBuf};
@@ -231,6 +238,36 @@ mod tests {
         zip.finish().unwrap().into_inner()
     }
 
+    /// Unpacks within these limits and says what went wrong.
+    fn within(content: &[u8], entries: usize, unpacked: u64) -> Result<(), String> {
+        let folder = tempfile::tempdir().unwrap();
+        unpack(content, &folder.path().join("target"), 0o644, Limits { entries, unpacked }).map(drop)
+    }
+
+    #[test]
+    fn an_archive_holds_no_more_than_it_may_whatever_it_claims() {
+        let content = archive();
+        assert_eq!(within(&content, 2, 100), Ok(()));
+        assert!(within(&content, 1, 100).unwrap_err().contains("2 entries, more than 1"));
+        assert!(within(&content, 2, 10).unwrap_err().contains("unpacks to more"));
+        // It claims one byte and holds more.
+        let mut liar = content;
+        let entry = memchr::memmem::find(&liar, b"PK\x01\x02").unwrap();
+        liar[entry + 24..entry + 28].copy_from_slice(&1_u32.to_le_bytes());
+        assert!(within(&liar, 2, 10).is_err());
+    }
+
+    #[test]
+    fn zip64_is_unpacked() {
+        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+        zip.start_file("large", SimpleFileOptions::default().large_file(true)).unwrap();
+        zip.write_all(b"not so large").unwrap();
+        let content = zip.finish().unwrap().into_inner();
+        let folder = tempfile::tempdir().unwrap();
+        unpack(&content, &folder.path().join("target"), 0o644, Limits::POOL).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("target/large")).unwrap(), b"not so large");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
         /// Whatever became of an archive on its way: it is unpacked or refused, and nothing is written elsewhere.
@@ -242,7 +279,7 @@ mod tests {
                 content[at % length] = byte;
             }
             let folder = tempfile::tempdir().unwrap();
-            let _ = unpack(&content, &folder.path().join("target"), 0o644);
+            let _ = unpack(&content, &folder.path().join("target"), 0o644, Limits::POOL);
             let beside: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             prop_assert!(beside.iter().all(|name| name == "target"));
         }

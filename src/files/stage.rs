@@ -1,6 +1,6 @@
 //! Staging files beside their targets and moving them into place.
 
-use super::archive::{self, FolderModes};
+use super::archive::{self, FolderModes, Limits};
 use super::{FileSpec, FilesError, Format};
 use crate::platform;
 use std::collections::BTreeMap;
@@ -130,7 +130,7 @@ fn stage(index: usize, spec: &FileSpec) -> Result<Staged<'_>, FilesError> {
         Format::File => write_file(&staged.from, &content, spec).map_err(fail("write", &spec.path))?,
         Format::Zip => {
             let wrong = |problem| FilesError::Content { file: spec.to_string(), problem };
-            staged.folders = archive::unpack(&content, &staged.from, spec.mode()).map_err(wrong)?;
+            staged.folders = archive::unpack(&content, &staged.from, spec.mode(), Limits::POOL).map_err(wrong)?;
             if spec.owner.is_some() || spec.group.is_some() {
                 chown_all(&staged.from, spec).map_err(fail("change the owner of", &spec.path))?;
             }
