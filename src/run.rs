@@ -16,10 +16,14 @@ use crate::runner_config::{self, ProviderConfig, RunnerConfig};
 use crate::secrets::{self, FormError, Share};
 use crate::supervise::{Ended, StopSignals, Surroundings, supervise};
 use crate::{VERSION, files, platform, preflight, registration, report, retirement};
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 use taskcluster_api::{Client, ReportWorkerError};
+
+/// The exit code where a signal ended us before there was a worker: as if SIGTERM had, which it did before we listened.
+const TOLD_TO_STOP: u8 = 128 + 15;
 
 /// How long the metadata service may keep a boot that goes on from the cache from starting.
 const RECOGNITION: Duration = Duration::from_secs(1);
@@ -43,16 +47,13 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
     let config = runner_config::load(&options.runner_config)?.require()?;
     runner_config::tighten(&options.runner_config);
     let boot = Boot::of(config, &options.metadata_service)?;
-
-    let (kept, problem) = boot.recall().await;
-    preflight::before_registration(&*boot.driver, boot.is_cloud, files_are_waiting(kept.as_ref()))
-        .map_err(RunError::Preflight)?;
-    let (kept, client, expired) = if let Some(kept) = kept {
-        let (client, expired) = (Boot::client_of(kept.admitted())?, kept.admitted().expired());
-        (kept, client, expired)
-    } else {
-        let (kept, client) = boot.register(problem).await?;
-        (kept, client, None)
+    let mut signals = StopSignals::listen().map_err(RunError::System)?;
+    let (kept, client, expired) = tokio::select! {
+        admitted = boot.admit() => admitted?,
+        () = signals.next() => {
+            tracing::info!("told to stop before there was a worker");
+            return Ok(TOLD_TO_STOP);
+        }
     };
 
     // From here on the machine is worker-manager's: whatever fails is reported, and a cloud's machine retired.
@@ -60,11 +61,15 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
     let worked = match expired {
         Some(expired) => Err(RunError::Expired { expired }),
         // A task of its own, so that a panic arrives as an outcome too. There is one thread, so it is the same one.
-        None => tokio::spawn(boot.work(kept, client.clone(), log)).await.unwrap_or(Err(RunError::Bug)),
+        None => tokio::spawn(boot.work(kept, client.clone(), log, signals)).await.unwrap_or(Err(RunError::Bug)),
     };
     match worked {
-        Ok(Some(ended)) => Ok(conclude(&admitted, ended, is_cloud).await),
-        Ok(None) => {
+        Ok(Work::Ended(ended)) => Ok(conclude(&admitted, *ended, is_cloud).await),
+        Ok(Work::ToldToStop) => {
+            tracing::info!("told to stop before the worker was started: leaving the machine as it is");
+            Ok(TOLD_TO_STOP)
+        }
+        Ok(Work::Nothing) => {
             if is_cloud {
                 let name = admitted.identity.worker();
                 unless_told_to_stop(retirement::remove_or_shut_down(&client, &name)).await;
@@ -91,6 +96,16 @@ async fn unless_told_to_stop(finish: impl Future<Output = ()>) {
     }
 }
 
+/// What came of a registered machine's boot.
+enum Work {
+    /// A worker ran, and has ended.
+    Ended(Box<Ended>),
+    /// The driver has nothing to run.
+    Nothing,
+    /// A signal came before the worker was started.
+    ToldToStop,
+}
+
 /// The parts of a boot, as the runner config names them.
 struct Boot {
     config: RunnerConfig,
@@ -109,6 +124,23 @@ impl Boot {
             is_cloud: config.provider.is_cloud(),
             config,
         })
+    }
+
+    /// A registered machine: from an earlier boot (and then perhaps with credentials that have ended), or anew.
+    async fn admit(&self) -> Result<(Kept, Client, Option<Timestamp>), RunError> {
+        let (kept, problem) = self.recall().await;
+        preflight::before_registration(&*self.driver, self.is_cloud, files_are_waiting(kept.as_ref()))
+            .map_err(RunError::Preflight)?;
+        match kept {
+            Some(kept) => {
+                let (client, expired) = (Self::client_of(kept.admitted())?, kept.admitted().expired());
+                Ok((kept, client, expired))
+            }
+            None => {
+                let (kept, client) = self.register(problem).await?;
+                Ok((kept, client, None))
+            }
+        }
     }
 
     /// The run of an earlier boot, if it can go on; otherwise why not, if there is one.
@@ -168,24 +200,37 @@ impl Boot {
     }
 
     /// From a registered machine to a worker that has ended, or to none where the driver has none.
-    async fn work(self, kept: Kept, client: Client, log: LogStream) -> Result<Option<Ended>, RunError> {
-        let run = match kept {
-            Kept::Admitted(admitted) => self.configure(admitted, &client).await?,
-            Kept::Configured(run) => run,
+    async fn work(
+        self,
+        kept: Kept,
+        client: Client,
+        log: LogStream,
+        mut signals: StopSignals,
+    ) -> Result<Work, RunError> {
+        let run = tokio::select! {
+            run = self.prepare(kept, &client) => run?,
+            () = signals.next() => return Ok(Work::ToldToStop),
         };
-        let run = self.place_files(run).await?;
         self.driver.preflight().map_err(RunError::Preflight)?;
-        let signals = StopSignals::listen().map_err(RunError::System)?;
         platform::become_subreaper();
         let oom_score_adj = platform::prefer_to_survive();
         let worker = match self.driver.start(&run, oom_score_adj.as_deref()).map_err(RunError::Start)? {
             Started::Worker(worker) => *worker,
-            Started::Done => return Ok(None),
+            Started::Done => return Ok(Work::Nothing),
         };
         tracing::info!("started the worker (process {})", worker.process.id());
         let surroundings =
             Surroundings { provider: self.provider, client, cache: self.cache, log, signals, is_cloud: self.is_cloud };
-        Ok(Some(supervise(worker, run, surroundings).await))
+        Ok(Work::Ended(Box::new(supervise(worker, run, surroundings).await)))
+    }
+
+    /// Everything that the worker will be told, and its files in place.
+    async fn prepare(&self, kept: Kept, client: &Client) -> Result<RunState, RunError> {
+        let run = match kept {
+            Kept::Admitted(admitted) => self.configure(admitted, client).await?,
+            Kept::Configured(run) => run,
+        };
+        self.place_files(run).await
     }
 
     /// Everything that the worker will be told. The registration's answer is kept beside the asking for secrets: a

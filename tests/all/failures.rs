@@ -289,3 +289,21 @@ fn an_end_in_the_year_9999_is_never() {
     fixture.boot().assert_code(0);
     assert_eq!(fixture.worker_config()["a"], 1);
 }
+
+#[test]
+fn a_signal_before_there_is_a_worker_ends_the_boot_and_leaves_the_machine_alone() {
+    for (waits_for, word) in
+        [("/worker/register", "before there was a worker"), ("/secrets/", "leaving the machine as it is")]
+    {
+        let fixture = Fixture::new(CloudKind::Google);
+        fixture.simulator.fault(waits_for, usize::MAX, Fault::Delay(Duration::from_secs(3600)));
+        let running = fixture.start();
+        assert!(fixture.simulator.wait_for(waits_for, 1, PATIENCE));
+        // A terminal that goes away is no reason to end.
+        running.signal(Signal::SIGHUP);
+        running.signal(Signal::SIGTERM);
+        running.finish().assert_code(143).assert_logged("told to stop").assert_logged(word);
+        assert_eq!(fixture.simulator.count("DELETE") + fixture.simulator.count("worker-pool-errors"), 0);
+        assert!(fixture.machine.shutdowns().is_empty());
+    }
+}
