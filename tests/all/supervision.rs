@@ -81,9 +81,13 @@ fn a_flood_of_lines_loses_none_in_bounded_memory() {
 #[test]
 fn a_worker_that_speaks_garbage_is_relayed() {
     let garbage: Vec<u8> = (0..=255).cycle().take(20_000).chain(*b"\n~{\n~{\"type\":\"log\"\n").collect();
-    let fixture =
-        Fixture::new(CloudKind::Static).script(json!([{"bytes": garbage}, {"print": "after"}, "hello", {"exit": 4}]));
-    fixture.boot().assert_code(4).assert_logged(" after\n").assert_logged("said hello");
+    let fixture = Fixture::new(CloudKind::Static).script(json!([
+        {"bytes": garbage}, {"print": "after"}, "hello", {"await": "graceful-termination"}, {"exit": 4},
+    ]));
+    let mut running = fixture.start();
+    running.wait_for("said hello");
+    running.signal(Signal::SIGTERM);
+    running.finish().assert_code(4).assert_logged(" after\n");
 }
 
 #[test]
@@ -143,8 +147,13 @@ fn a_reboot_keeps_a_cloud_machine() {
 #[test]
 fn a_worker_that_asks_for_retirement_gets_it_once() {
     let ask = json!({"message": {"type": "shutdown"}});
-    let fixture = Fixture::new(CloudKind::Google).script(json!(["hello", ask, ask, {"sleep": 100}, {"exit": 68}]));
-    fixture.boot().assert_code(68).assert_logged("asks for this machine to be retired");
+    let fixture = Fixture::new(CloudKind::Google)
+        .script(json!(["hello", ask, ask, {"await": "graceful-termination"}, {"exit": 68}]));
+    let mut running = fixture.start();
+    running.wait_for("asks for this machine to be retired");
+    running.wait_for("worker-manager removes this machine");
+    running.signal(Signal::SIGTERM);
+    running.finish().assert_code(68);
     assert_eq!(fixture.simulator.world(|world| world.taskcluster.removals), 1);
     assert!(fixture.machine.shutdowns().is_empty());
 }
