@@ -175,11 +175,6 @@ impl Cache {
         self.path.is_some()
     }
 
-    /// The file, where runs are kept.
-    pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
-    }
-
     /// What an earlier boot kept; nothing on a first boot.
     ///
     /// # Errors

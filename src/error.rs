@@ -9,7 +9,8 @@ use crate::runner_config::RunnerConfigError;
 use crate::secrets::{FormError, SecretsError};
 use jiff::Timestamp;
 use std::error::Error;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
+pub use taskcluster_api::Chain;
 use taskcluster_api::{ApiError, Failure, NewClientError};
 
 /// Our own failure, by the stage in which it happened.
@@ -322,16 +323,6 @@ fn causes(error: &dyn Error) -> Vec<String> {
         next = cause.source();
     }
     causes
-}
-
-/// An error with its causes, in one line.
-pub struct Chain<'a>(pub &'a dyn Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        causes(self.0).iter().try_for_each(|cause| write!(f, ": {cause}"))
-    }
 }
 
 #[cfg(test)]

@@ -85,14 +85,19 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
     }
 }
 
-/// A signal leaves the machine as it is, as when init stops everything.
+/// As [`unless_signalled`], where nobody has listened for signals lately.
 async fn unless_told_to_stop(finish: impl Future<Output = ()>) {
     match StopSignals::listen() {
-        Ok(mut signals) => tokio::select! {
-            () = finish => {}
-            () = signals.next() => tracing::info!("told to stop: leaving the machine as it is"),
-        },
+        Ok(mut signals) => unless_signalled(finish, &mut signals).await,
         Err(_) => finish.await,
+    }
+}
+
+/// A signal leaves the machine as it is, as when init stops everything.
+async fn unless_signalled(finish: impl Future<Output = ()>, signals: &mut StopSignals) {
+    tokio::select! {
+        () = finish => {}
+        () = signals.next() => tracing::info!("told to stop: leaving the machine as it is"),
     }
 }
 
@@ -326,10 +331,7 @@ async fn conclude(admitted: &Admitted, ended: Ended, is_cloud: bool) -> u8 {
             Retirement::RemoveWorker | Retirement::LeaveRunning => {}
         }
     };
-    tokio::select! {
-        () = finish => {}
-        () = signals.next() => tracing::info!("told to stop: leaving the machine as it is"),
-    }
+    unless_signalled(finish, &mut signals).await;
     if lost_part { RunError::Supervision.stage().exit_code() } else { exit.exit_code() }
 }
 

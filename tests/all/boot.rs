@@ -138,10 +138,8 @@ fn a_docker_worker_without_launcher_is_run_by_node() {
     let worker = fixture.path("checkout");
     fs::create_dir_all(worker.join("src/bin")).unwrap();
     fs::write(worker.join("src/bin/worker.js"), "").unwrap();
-    let node = fixture.path("bin/node");
     let called = fixture.path("called");
-    fs::write(&node, format!("#!/bin/sh\necho \"$@\" >'{}'\n", called.display())).unwrap();
-    fs::set_permissions(&node, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fixture.program("bin/node", &format!("#!/bin/sh\necho \"$@\" >'{}'\n", called.display()));
     fixture.machine.config["worker"] =
         json!({"implementation": "docker-worker", "path": worker, "configPath": fixture.machine.worker_config()});
     fixture.boot().assert_code(0);

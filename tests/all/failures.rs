@@ -219,10 +219,7 @@ fn a_killed_runner_takes_its_worker_along() {
 #[test]
 fn a_failure_is_explained_before_the_machine_goes_and_a_signal_keeps_the_machine() {
     let mut fixture = Fixture::new(CloudKind::Google);
-    let worker = fixture.path("worker.sh");
-    std::fs::write(&worker, "#!/nonexistent/interpreter\n").unwrap();
-    std::fs::set_permissions(&worker, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    fixture.machine.config["worker"]["path"] = json!(worker);
+    fixture.machine.config["worker"]["path"] = json!(fixture.program("worker.sh", "#!/nonexistent/interpreter\n"));
     fixture.simulator.fault("DELETE", usize::MAX, Fault::status(503));
     let mut running = fixture.start();
     running.wait_for("asking worker-manager to remove this worker");
@@ -271,10 +268,7 @@ fn a_pipe_is_not_replaced_by_a_file() {
 #[test]
 fn an_empty_program_is_no_worker() {
     let mut fixture = Fixture::new(CloudKind::Static);
-    let worker = fixture.path("worker");
-    std::fs::write(&worker, "").unwrap();
-    std::fs::set_permissions(&worker, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    fixture.machine.config["worker"]["path"] = json!(worker);
+    fixture.machine.config["worker"]["path"] = json!(fixture.program("worker", ""));
     fixture.boot().assert_code(18).assert_logged("it is empty");
 }
 

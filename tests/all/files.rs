@@ -172,12 +172,7 @@ fn modes_do_not_depend_on_the_umask_and_owners_are_named() {
     fixture.machine.script = json!([{"exit": 0}]);
     let files = json!({"genericWorker": {"files": [spec(&program, b"#!/bin/sh", "file"), with_owner]}});
     fixture.simulator.world(|world| world.taskcluster.worker_config = files);
-    let command = fixture.machine.command().unwrap();
-    let mut umask = std::process::Command::new("sh");
-    umask.args(["-c", "umask 0077; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
-    umask.env("PATH", command.get_envs().find(|(name, _)| *name == "PATH").unwrap().1.unwrap());
-    umask.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    crate::support::Running::spawn(&mut umask).finish().assert_code(0);
+    fixture.start_after("umask 0077").finish().assert_code(0);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode(&program), mode(&owned)), (0o755, 0o4711));
     boot_with(&fixture, &[nobody]).assert_code(17).assert_logged("there is no user `there-is-no-such-user`");

@@ -209,18 +209,8 @@ fn the_worker_gets_a_clean_process() {
     let mut fixture = Fixture::new(CloudKind::Static);
     let description = fixture.path("description.json");
     fixture.machine.script = json!([{"describe": description}, {"exit": 0}]);
-    let command = fixture.machine.command().unwrap();
     // A descriptor that we are started with, an ignored signal: none of it is the worker's.
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", "trap '' HUP USR1; exec 7</etc/passwd; exec \"$0\" \"$@\""]);
-    shell.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            shell.env(name, value);
-        }
-    }
-    shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    crate::support::Running::spawn(&mut shell).finish().assert_code(0);
+    fixture.start_after("trap '' HUP USR1; exec 7</etc/passwd").finish().assert_code(0);
     let description: Value = serde_json::from_slice(&fs::read(description).unwrap()).unwrap();
     let descriptors = description["descriptors"].as_array().unwrap();
     assert!(!descriptors.iter().any(|fd| fd.as_str().unwrap().contains("passwd")), "{descriptors:?}");
@@ -277,17 +267,7 @@ fn a_slow_reader_of_the_log_slows_the_worker_and_not_us() {
 #[test]
 fn a_child_that_we_had_before_the_worker_is_left_alone() {
     let fixture = Fixture::new(CloudKind::Static).script(json!(["hello", {"exit": 0}]));
-    let command = fixture.machine.command().unwrap();
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", "sleep 600 >/dev/null 2>&1 & echo sidecar $!; exec \"$0\" \"$@\""]);
-    shell.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            shell.env(name, value);
-        }
-    }
-    shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let finished = crate::support::Running::spawn(&mut shell).finish();
+    let finished = fixture.start_after("sleep 600 >/dev/null 2>&1 & echo sidecar $!").finish();
     finished.assert_code(0).assert_not_logged("ending it");
     let sidecar: i32 = finished.output.trim().strip_prefix("sidecar ").unwrap().parse().unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(sidecar), Signal::SIGKILL).expect("the sidecar is still there");
@@ -296,9 +276,6 @@ fn a_child_that_we_had_before_the_worker_is_left_alone() {
 #[test]
 fn a_worker_ended_by_a_real_time_signal_has_ended() {
     let mut fixture = Fixture::new(CloudKind::Static);
-    let worker = fixture.path("worker.sh");
-    fs::write(&worker, "#!/bin/sh\nkill -40 $$\n").unwrap();
-    fs::set_permissions(&worker, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    fixture.machine.config["worker"]["path"] = json!(worker);
+    fixture.machine.config["worker"]["path"] = json!(fixture.program("worker.sh", "#!/bin/sh\nkill -40 $$\n"));
     fixture.boot().assert_code(168).assert_logged("the worker has ended: signal 40");
 }

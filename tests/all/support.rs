@@ -84,6 +84,27 @@ impl Fixture {
         Running::spawn(&mut self.machine.command().unwrap())
     }
 
+    /// Boots the machine from a shell that does this first.
+    #[cfg(unix)]
+    pub fn start_after(&self, first: &str) -> Running {
+        let command = self.machine.command().unwrap();
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("{first}; exec \"$0\" \"$@\""));
+        shell.arg(command.get_program()).args(command.get_args());
+        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.current_dir(command.get_current_dir().unwrap());
+        Running::spawn(shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()))
+    }
+
+    /// A file in the machine's folder that may be executed.
+    #[cfg(unix)]
+    pub fn program(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        path
+    }
+
     /// What a deployment would not have taken, and doesn't have to be there.
     pub fn assert_no_violation(&self) {
         let violations = self.simulator.world(|world| world.taskcluster.violations.clone());

@@ -1,7 +1,7 @@
 //! One call: URL, signature, deadline, bounded answer, retries.
 
 use crate::credentials::Credentials;
-use crate::error::{ApiError, ErrorClass, Failure, from_json};
+use crate::error::{ApiError, Chain, ErrorClass, Failure, from_json};
 use crate::ids::RootUrl;
 use crate::retry::{RetryPolicy, Tries};
 use crate::{sign, tls};
@@ -272,21 +272,6 @@ impl Clock {
             );
         }
         true
-    }
-}
-
-/// An error and what caused it, in one line.
-pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }
 

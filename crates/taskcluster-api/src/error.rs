@@ -139,6 +139,21 @@ fn describe_status(status: u16, code: Option<&str>, message: &str) -> String {
     if message.is_empty() { format!("answered {status}{code}") } else { format!("answered {status}{code}: {message}") }
 }
 
+/// An error and what caused it, in one line.
+pub struct Chain<'a>(pub &'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
 /// Reads JSON; what is wrong is described without any value.
 ///
 /// # Errors

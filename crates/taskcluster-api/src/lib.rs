@@ -20,7 +20,7 @@ pub mod retry;
 
 pub use client::{Client, NewClientError};
 pub use credentials::Credentials;
-pub use error::{ApiError, Decode, ErrorClass, Failure, from_json};
+pub use error::{ApiError, Chain, Decode, ErrorClass, Failure, from_json};
 pub use ids::{Identifier, InvalidId, InvalidRootUrl, RootUrl, WorkerPoolId};
 pub use retry::RetryPolicy;
 pub use secrecy::{ExposeSecret, SecretString};

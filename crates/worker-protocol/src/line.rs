@@ -59,12 +59,6 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         }
     }
 
-    /// The next line, if what was read already holds one: lets a caller work through a batch without waiting.
-    pub fn next_buffered(&mut self) -> Option<Line<'_>> {
-        let found = self.find()?;
-        Some(self.take(found))
-    }
-
     /// Looks for the end of the next line, or of the next piece.
     fn find(&mut self) -> Option<Found> {
         let held = &self.buffer[self.start..self.end];
