@@ -3,12 +3,16 @@
 //! What has been reached is written the moment it is there: the registration's answer, the layers and files, that
 //! the files are written. Each boot goes on from what it finds. The format is ours and has a version; the Go
 //! program's own is read too, so that a machine can be upgraded in place.
+//!
+//! Where a cloud machine's run is over, a tombstone takes the place of the run: what starts there afterwards goes on
+//! with the retirement and nothing else. Where no run is kept it has a file of its own.
 
 use crate::files::FileSpec;
 use crate::layer::{Layer, Source};
 use crate::platform;
 use crate::private_file::{self, Durability};
 use crate::run_state::{Admitted, Identity, Lease, RunState};
+use crate::runner_config::RunnerConfig;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -26,10 +30,15 @@ const MAX_SIZE: u64 = 256 * 1024 * 1024;
 /// The version of the format below. Another one is not read.
 const VERSION: u64 = 1;
 
+/// The name of the tombstone's file where no run is kept.
+const TOMBSTONE: &str = "start-worker-retiring.json";
+
 /// The file of a run, if the run is kept.
 #[derive(Debug, Clone)]
 pub struct Cache {
     path: Option<PathBuf>,
+    /// Where a tombstone goes if there is no such file.
+    tombstone: PathBuf,
     provider: &'static str,
     writes: Arc<Writes>,
 }
@@ -38,7 +47,8 @@ pub struct Cache {
 #[derive(Debug, Default)]
 struct Writes {
     asked: AtomicU64,
-    done: Mutex<u64>,
+    /// The newest that is done, and whether it was a tombstone: nothing but another one takes its place.
+    done: Mutex<(u64, bool)>,
 }
 
 /// What an earlier boot reached.
@@ -48,6 +58,19 @@ pub enum Kept {
     Admitted(Admitted),
     /// All is known; the files are written where none is left in it.
     Configured(RunState),
+    /// The run is over, and the machine is to go.
+    Retiring(Tombstone),
+}
+
+/// What is left of a run whose machine is to go.
+#[derive(Debug, Clone)]
+pub struct Tombstone {
+    /// The machine, with its newest credentials.
+    pub admitted: Admitted,
+    /// When its retirement began.
+    pub since: Timestamp,
+    /// Whether worker-manager is to remove it first.
+    pub remove: bool,
 }
 
 /// Why a cache that is there can't be used. The boot is a fresh one then.
@@ -104,6 +127,14 @@ struct Document {
     registration: Option<Map<String, Value>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     configured: Option<ConfiguredDocument>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retiring: Option<RetiringDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RetiringDocument {
+    since: Timestamp,
+    remove: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -165,9 +196,16 @@ struct GoCredentials {
 }
 
 impl Cache {
-    /// The cache at that path; none keeps nothing. `provider` is the word in the runner config.
-    pub fn new(path: Option<PathBuf>, provider: &'static str) -> Self {
-        Self { path, provider, writes: Arc::default() }
+    /// The cache at that path; none keeps nothing but a tombstone, in `folder`. `provider` is the word in the runner
+    /// config.
+    pub fn new(path: Option<PathBuf>, folder: &Path, provider: &'static str) -> Self {
+        Self { path, tombstone: folder.join(TOMBSTONE), provider, writes: Arc::default() }
+    }
+
+    /// The cache that a runner config names. A tombstone goes to the unit's state folder, or beside the runner config.
+    pub fn of(config: &RunnerConfig, runner_config: &Path) -> Self {
+        let folder = platform::state_folder().unwrap_or_else(|| platform::folder_of(runner_config).to_owned());
+        Self::new(config.cache_over_restarts.clone(), &folder, config.provider.name())
     }
 
     /// Whether runs are kept.
@@ -180,7 +218,7 @@ impl Cache {
     /// # Errors
     /// Why what is there can't be used.
     pub fn load(&self) -> Result<Option<Kept>, CacheProblem> {
-        let Some(path) = &self.path else { return Ok(None) };
+        let path = self.path.as_ref().unwrap_or(&self.tombstone);
         let mut bytes = Vec::new();
         match platform::open_regular_file(path).and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes)) {
             Ok(read) if read as u64 > MAX_SIZE => {
@@ -244,24 +282,38 @@ impl Cache {
 
     /// Keeps what has been reached, durably. Failing to is no reason to stop: the next boot is a fresh one.
     pub async fn keep(&self, kept: &Kept) -> bool {
-        let Some(path) = self.path.clone() else { return true };
+        let (path, is_tombstone) = match (kept, &self.path) {
+            (Kept::Retiring(_), path) => (path.clone().unwrap_or_else(|| self.tombstone.clone()), true),
+            (Kept::Admitted(_) | Kept::Configured(_), Some(path)) => (path.clone(), false),
+            (Kept::Admitted(_) | Kept::Configured(_), None) => return true,
+        };
         let document = Document::of(self.provider, kept);
         let writes = Arc::clone(&self.writes);
         let number = writes.asked.fetch_add(1, Ordering::Relaxed) + 1;
         let written = tokio::task::spawn_blocking(move || {
             let mut done = writes.done.lock().unwrap_or_else(PoisonError::into_inner);
-            if *done > number {
+            if done.0 > number || (done.1 && !is_tombstone) {
                 return Ok(());
             }
             let text = serde_json::to_vec(&document)?;
             private_file::write(&path, &text, Durability::Durable).map_err(|error| {
-                tracing::error!("cannot write the cache {}: {error}; a reboot would begin anew", path.display());
+                let loss = if is_tombstone { "the machine's retirement" } else { "the run" };
+                tracing::error!("cannot write {}: {error}; a reboot would not go on with {loss}", path.display());
                 error
             })?;
-            *done = number;
+            *done = (number, is_tombstone);
             Ok::<(), io::Error>(())
         });
         matches!(written.await, Ok(Ok(())))
+    }
+
+    /// Takes away a tombstone that is another machine's. A cache that is, is replaced.
+    pub fn forget_tombstone(&self) {
+        if self.path.is_none()
+            && let Err(error) = std::fs::remove_file(&self.tombstone)
+        {
+            tracing::warn!("cannot remove {}: {error}", self.tombstone.display());
+        }
     }
 }
 
@@ -271,6 +323,7 @@ impl Kept {
         match self {
             Self::Admitted(admitted) => admitted,
             Self::Configured(run) => &mut run.admitted,
+            Self::Retiring(tombstone) => &mut tombstone.admitted,
         }
     }
 
@@ -279,6 +332,7 @@ impl Kept {
         match self {
             Self::Admitted(admitted) => admitted,
             Self::Configured(run) => &run.admitted,
+            Self::Retiring(tombstone) => &tombstone.admitted,
         }
     }
 }
@@ -287,10 +341,13 @@ impl Document {
     fn of(provider: &str, kept: &Kept) -> Self {
         let admitted = kept.admitted();
         let credentials = &admitted.credentials;
-        let (registration, configured) = match kept {
-            Kept::Admitted(admitted) => (Some(admitted.worker_config.clone()), None),
+        let (registration, configured, retiring) = match kept {
+            Kept::Admitted(admitted) => (Some(admitted.worker_config.clone()), None, None),
             Kept::Configured(run) => {
-                (None, Some(ConfiguredDocument { layers: run.layers.clone(), files: run.files.clone() }))
+                (None, Some(ConfiguredDocument { layers: run.layers.clone(), files: run.files.clone() }), None)
+            }
+            Kept::Retiring(Tombstone { since, remove, .. }) => {
+                (None, None, Some(RetiringDocument { since: *since, remove: *remove }))
             }
         };
         Self {
@@ -308,6 +365,7 @@ impl Document {
                 .map(|lease| LeaseDocument { expires: lease.expires, secret: lease.secret.expose_secret().to_owned() }),
             registration,
             configured,
+            retiring,
         }
     }
 
@@ -323,9 +381,12 @@ impl Document {
             lease: self.lease.map(|lease| Lease { expires: lease.expires, secret: lease.secret.into() }),
             worker_config: self.registration.unwrap_or_default(),
         };
-        match self.configured {
-            Some(ConfiguredDocument { layers, files }) => Kept::Configured(RunState { admitted, layers, files }),
-            None => Kept::Admitted(admitted),
+        match (self.retiring, self.configured) {
+            (Some(RetiringDocument { since, remove }), _) => Kept::Retiring(Tombstone { admitted, since, remove }),
+            (None, Some(ConfiguredDocument { layers, files })) => {
+                Kept::Configured(RunState { admitted, layers, files })
+            }
+            (None, None) => Kept::Admitted(admitted),
         }
     }
 }
@@ -374,7 +435,7 @@ mod tests {
     use serde_json::json;
 
     fn read(document: &Value) -> Result<Kept, CacheProblem> {
-        Cache::new(Some("c".into()), "aws").read(Path::new("c"), document.to_string().as_bytes())
+        Cache::new(Some("c".into()), Path::new("."), "aws").read(Path::new("c"), document.to_string().as_bytes())
     }
 
     fn go_document() -> Value {
@@ -400,7 +461,8 @@ mod tests {
     #[test]
     fn a_run_is_read_back_as_it_was_kept() {
         let Kept::Configured(run) = read(&go_document()).unwrap() else { panic!() };
-        for kept in [Kept::Admitted(run.admitted.clone()), Kept::Configured(run)] {
+        let tombstone = Tombstone { admitted: run.admitted.clone(), since: Timestamp::UNIX_EPOCH, remove: true };
+        for kept in [Kept::Admitted(run.admitted.clone()), Kept::Configured(run), Kept::Retiring(tombstone)] {
             let text = serde_json::to_value(Document::of("aws", &kept)).unwrap();
             let again = read(&text).unwrap();
             assert_eq!(serde_json::to_value(Document::of("aws", &again)).unwrap(), text);
@@ -425,7 +487,7 @@ mod tests {
             assert!(!format!("{problem}{problem:?}").contains("canary"));
         }
         let torn = &good.to_string()[..100];
-        assert!(Cache::new(None, "aws").read(Path::new("c"), torn.as_bytes()).is_err());
+        assert!(Cache::new(None, Path::new("."), "aws").read(Path::new("c"), torn.as_bytes()).is_err());
     }
 
     proptest::proptest! {
@@ -436,7 +498,7 @@ mod tests {
             let at = at % text.len();
             text[at] = byte;
             for bytes in [&text[..], &text[..at]] {
-                if let Err(problem) = Cache::new(None, "aws").read(Path::new("c"), bytes) {
+                if let Err(problem) = Cache::new(None, Path::new("."), "aws").read(Path::new("c"), bytes) {
                     let shown = format!("{problem}{problem:?}").contains("canary");
                     proptest::prop_assert!(!shown);
                 }
@@ -445,7 +507,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
-            let _ = Cache::new(None, "aws").read(Path::new("c"), &bytes);
+            let _ = Cache::new(None, Path::new("."), "aws").read(Path::new("c"), &bytes);
         }
     }
 }

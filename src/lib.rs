@@ -9,7 +9,9 @@ pub mod run;
 pub mod check;
 pub mod show_config;
 
+pub mod boot;
 pub mod cache;
+pub mod conclusion;
 pub mod driver;
 pub mod error;
 pub mod files;
@@ -22,6 +24,7 @@ pub mod private_file;
 pub mod provider;
 pub mod registration;
 pub mod report;
+pub mod restart;
 pub mod retirement;
 pub mod run_state;
 pub mod runner_config;

@@ -92,20 +92,37 @@ fn admitted(identity: crate::run_state::Identity, registration: Registration) ->
     }
 }
 
+/// Credentials could not be renewed.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewalError {
+    /// Trying again changes nothing: the secret is dead, the worker unknown, or the credentials have ended.
+    #[error("{0}: {cause}", cause = .0.failure)]
+    Refused(ApiError),
+    /// It may go better next time.
+    #[error("{0}: {cause}", cause = .0.failure)]
+    Failed(ApiError),
+}
+
 /// New credentials for old ones, in one try: whoever asks decides when to try again.
 ///
 /// # Errors
 /// What worker-manager says. A lost answer has killed the secret all the same.
-pub async fn renew(client: &Client, worker: &WorkerName, secret: &SecretString) -> Result<Renewal, ApiError> {
+pub async fn renew(client: &Client, worker: &WorkerName, secret: &SecretString) -> Result<Renewal, RenewalError> {
     let request = ReregisterWorker { worker, secret };
-    WorkerManager::new(client.clone()).reregister_worker(request, RetryPolicy::NONE).await
+    let renewed = WorkerManager::new(client.clone()).reregister_worker(request, RetryPolicy::NONE).await;
+    renewed.map_err(|error| match error.status() {
+        // A clock that is off has been corrected before this.
+        Some(400 | 401 | 403 | 404) => RenewalError::Refused(error),
+        Some(_) | None => RenewalError::Failed(error),
+    })
 }
 
-/// When credentials are renewed: half an hour before they end, but not within five minutes from now, but half a
-/// minute before they end at the latest.
-pub fn renewal_time(now: Timestamp, expires: Timestamp) -> Timestamp {
+/// When credentials are renewed: this long before they end (half an hour usually), but not within five minutes from
+/// now, but half a minute before they end at the latest.
+pub fn renewal_time(now: Timestamp, expires: Timestamp, before: Duration) -> Timestamp {
     let seconds = |seconds| jiff::SignedDuration::from_secs(seconds);
-    let wanted = expires.saturating_sub(seconds(30 * 60)).unwrap_or(expires);
+    let before = jiff::SignedDuration::try_from(before).unwrap_or(seconds(30 * 60));
+    let wanted = expires.saturating_sub(before).unwrap_or(expires);
     let soonest = now.saturating_add(seconds(5 * 60)).unwrap_or(now);
     let latest = expires.saturating_sub(seconds(30)).unwrap_or(expires);
     wanted.max(soonest).min(latest)
@@ -116,6 +133,9 @@ mod tests {
     use super::renewal_time;
     use jiff::Timestamp;
     use proptest::prelude::*;
+    use std::time::Duration;
+
+    const HALF_AN_HOUR: Duration = Duration::from_secs(30 * 60);
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -125,14 +145,14 @@ mod tests {
     fn renewal_is_early_but_not_at_once_and_never_too_late() {
         let table = [(0, 96 * 3600, 96 * 3600 - 1800), (0, 1800, 300), (0, 400, 300), (0, 320, 290), (0, 10, -20)];
         for (now, expires, expected) in table {
-            assert_eq!(renewal_time(at(now), at(expires)), at(expected), "{expires}");
+            assert_eq!(renewal_time(at(now), at(expires), HALF_AN_HOUR), at(expected), "{expires}");
         }
     }
 
     proptest! {
         #[test]
         fn renewal_is_always_half_a_minute_before_the_end(now in 0i64..4_000_000_000, life in 0i64..400_000_000) {
-            let time = renewal_time(at(now), at(now + life));
+            let time = renewal_time(at(now), at(now + life), HALF_AN_HOUR);
             prop_assert!(time <= at(now + life - 30));
             prop_assert!(time >= at(now + 300) || time == at(now + life - 30));
         }

@@ -1,21 +1,181 @@
-//! Telling worker-manager of errors. What is told becomes public.
+//! Telling worker-manager of errors. What is told becomes public, so nothing secret is part of it, and nothing is told
+//! twice within an hour.
 
-use std::time::Duration;
-use taskcluster_api::{Client, ReportWorkerError, RetryPolicy, WorkerManager, WorkerName};
+use crate::layer::{Layer, REDACTED};
+use crate::run_state::{Admitted, RunState};
+use crate::runner_config::settings::ReportSettings;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use taskcluster_api::{Client, Credentials, ReportWorkerError, RetryPolicy, WorkerManager, WorkerName};
 
-/// A report never holds anything up for longer than this.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A string of a secret that is shorter than this may be any word, and is no secret by itself.
+const SHORTEST_SECRET: usize = 8;
 
-/// Tries to report an error; that it can't be reported is a line in the log.
-pub async fn send(client: &Client, worker: &WorkerName, report: ReportWorkerError) {
-    let service = WorkerManager::new(client.clone());
-    let title = report.title.clone();
-    let policy = RetryPolicy { total: PATIENCE, ..RetryPolicy::DEFAULT };
-    match tokio::time::timeout(PATIENCE, service.report_worker_error(worker, report, policy)).await {
-        Ok(Ok(())) => tracing::info!("reported to worker-manager: {}", title),
-        // A client without that scope, as standalone workers may have, is no fault.
-        Ok(Err(error)) if error.status() == Some(403) => tracing::debug!("may not report errors: {}", error.failure),
-        Ok(Err(error)) => tracing::warn!("cannot report an error to worker-manager: {}", error.failure),
-        Err(_) => tracing::warn!("cannot report an error to worker-manager within {} s", PATIENCE.as_secs()),
+/// Sends reports. Cheap to clone: all clones know what was told.
+#[derive(Debug, Clone)]
+pub struct Reporter {
+    settings: ReportSettings,
+    told: Arc<Mutex<Vec<(Failure, Instant)>>>,
+}
+
+/// What makes two reports the same: what happened, to whatever process.
+type Failure = (String, String, String);
+
+impl Reporter {
+    /// Nothing was told yet.
+    pub fn new(settings: &ReportSettings) -> Self {
+        Self { settings: settings.clone(), told: Arc::default() }
+    }
+
+    /// Tries to report an error; that it can't be reported is a line in the log.
+    pub async fn send(&self, client: &Client, worker: &WorkerName, redactor: &Redactor, report: ReportWorkerError) {
+        let report = redactor.report(report);
+        let failure = (report.kind.clone(), report.title.clone(), report.description.clone());
+        if self.was_told(&failure) {
+            tracing::debug!("not reported again: {}", report.title);
+            return;
+        }
+        let (service, timeout) = (WorkerManager::new(client.clone()), self.settings.timeout);
+        let policy = RetryPolicy { total: timeout, ..RetryPolicy::DEFAULT };
+        match tokio::time::timeout(timeout, service.report_worker_error(worker, report, policy)).await {
+            Ok(Ok(())) => {
+                tracing::info!("reported to worker-manager: {}", failure.1);
+                self.told.lock().unwrap_or_else(PoisonError::into_inner).push((failure, Instant::now()));
+            }
+            // A client without that scope, as standalone workers may have, is no fault.
+            Ok(Err(error)) if error.status() == Some(403) => {
+                tracing::debug!("may not report errors: {}", error.failure);
+            }
+            Ok(Err(error)) => tracing::warn!("cannot report an error to worker-manager: {}", error.failure),
+            Err(_) => {
+                tracing::warn!("cannot report an error to worker-manager within {} s", timeout.as_secs_f32());
+            }
+        }
+    }
+
+    fn was_told(&self, failure: &Failure) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|(_, when)| when.elapsed() < self.settings.repeat_after);
+        told.iter().any(|(known, _)| known == failure)
+    }
+}
+
+/// Knows the secrets of a run, and takes them out of what becomes public.
+#[derive(Debug, Clone, Default)]
+pub struct Redactor(Vec<SecretString>);
+
+impl Redactor {
+    /// Knows a machine's credentials.
+    pub fn of_machine(admitted: &Admitted) -> Self {
+        let mut redactor = Self::default();
+        redactor.learn(&admitted.credentials, admitted.lease.as_ref().map(|lease| &lease.secret));
+        redactor
+    }
+
+    /// Knows everything secret about a run.
+    pub fn of(run: &RunState) -> Self {
+        let mut redactor = Self::of_machine(&run.admitted);
+        let secret = run.layers.iter().filter(|layer| layer.source.is_secret());
+        secret.for_each(|Layer { config, .. }| config.values().for_each(|value| redactor.learn_value(value)));
+        redactor
+    }
+
+    /// Learns new credentials; the old ones stay known.
+    pub fn learn(&mut self, credentials: &Credentials, registration: Option<&SecretString>) {
+        self.learn_text(credentials.access_token.expose_secret());
+        if let Some(certificate) = &credentials.certificate {
+            let text = certificate.expose_secret();
+            self.learn_text(text);
+            // Whoever prints it may print it another way.
+            let parts: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+            parts.get("signature").into_iter().for_each(|signature| self.learn_value(signature));
+        }
+        if let Some(secret) = registration {
+            self.learn_text(secret.expose_secret());
+        }
+    }
+
+    fn learn_value(&mut self, value: &Value) {
+        match value {
+            Value::String(text) => self.learn_text(text),
+            Value::Array(elements) => elements.iter().for_each(|element| self.learn_value(element)),
+            Value::Object(members) => members.values().for_each(|member| self.learn_value(member)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    fn learn_text(&mut self, text: &str) {
+        // Of a text of several lines any line may turn up by itself.
+        for part in [text].into_iter().chain(text.lines().map(str::trim)) {
+            let known = |secret: &SecretString| secret.expose_secret() == part;
+            if part.len() >= SHORTEST_SECRET && !self.0.iter().any(known) {
+                self.0.push(part.into());
+            }
+        }
+        // The longest first: one may be part of another.
+        self.0.sort_by_key(|secret| std::cmp::Reverse(secret.expose_secret().len()));
+    }
+
+    /// The report without secrets.
+    pub fn report(&self, report: ReportWorkerError) -> ReportWorkerError {
+        let ReportWorkerError { kind, title, description, extra } = report;
+        let extra = extra.into_iter().map(|(key, value)| (self.text(&key), self.value(value))).collect();
+        ReportWorkerError {
+            kind: self.text(&kind),
+            title: self.text(&title),
+            description: self.text(&description),
+            extra,
+        }
+    }
+
+    /// A text without secrets.
+    pub fn text(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, secret| {
+            let secret = secret.expose_secret();
+            if text.contains(secret) { text.replace(secret, REDACTED) } else { text }
+        })
+    }
+
+    fn value(&self, value: Value) -> Value {
+        match value {
+            Value::String(text) => self.text(&text).into(),
+            Value::Array(elements) => elements.into_iter().map(|element| self.value(element)).collect(),
+            Value::Object(members) => {
+                members.into_iter().map(|(key, value)| (self.text(&key), self.value(value))).collect()
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => value,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_secret_is_taken_out_wherever_it_stands() {
+        let mut redactor = Redactor::default();
+        let certificate = json!({"signature": "canary-signature", "scopes": ["assume:worker"]}).to_string();
+        let credentials = Credentials {
+            client_id: "worker/1".into(),
+            access_token: "canary-token".into(),
+            certificate: Some(certificate.clone().into()),
+        };
+        redactor.learn(&credentials, Some(&"canary-token-and-more".into()));
+        redactor.learn_value(&json!({"a": ["canary-in-a-list", "short"], "key": "first line\ncanary-second-line\n"}));
+        let report = ReportWorkerError {
+            kind: "worker-failed".into(),
+            title: "it said canary-token-and-more, worker/1".into(),
+            description: format!("{certificate} canary-signature canary-second-line short"),
+            extra: json!({"x": {"canary-in-a-list": ["<canary-token>", 5]}}).as_object().cloned().unwrap(),
+        };
+        let public = redactor.report(report);
+        let text = format!("{public:?}");
+        assert!(!text.contains("canary"), "{text}");
+        assert!(text.contains("short") && text.contains("worker/1"), "{text}");
+        assert_eq!(public.title, "it said [redacted], worker/1");
     }
 }

@@ -1,31 +1,64 @@
-//! What becomes of a machine after its run.
+//! How a machine goes: worker-manager removes it, or it shuts itself down, or it reboots.
 
-use crate::platform;
+use crate::platform::{self, Shutdown};
+use crate::runner_config::settings::RetirementSettings;
 use std::io;
-use std::time::Duration;
 use taskcluster_api::{Client, RetryPolicy, WorkerManager, WorkerName};
 
-/// For how long worker-manager is asked to remove the worker.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Has worker-manager remove the machine, and shuts it down where that fails.
-pub async fn remove_or_shut_down(client: &Client, worker: &WorkerName) {
+/// Has worker-manager remove the machine, with patience; a refusal ends that at once. Whether it does.
+pub async fn remove(client: &Client, worker: &WorkerName, settings: &RetirementSettings) -> bool {
     tracing::info!("asking worker-manager to remove this worker and its machine");
-    let removed = WorkerManager::new(client.clone()).remove_worker(worker, RetryPolicy::persistent(PATIENCE)).await;
-    match removed {
-        Ok(()) => tracing::info!("worker-manager removes this machine"),
+    let policy = RetryPolicy::persistent(settings.removal);
+    match WorkerManager::new(client.clone()).remove_worker(worker, policy).await {
+        Ok(()) => {
+            tracing::info!("worker-manager removes this machine");
+            true
+        }
         Err(error) => {
-            tracing::error!("worker-manager does not remove this machine ({}): shutting it down", error.failure);
-            match shut_down().await {
-                Ok(()) => tracing::info!("this machine is shutting down"),
-                Err(error) => tracing::error!("THIS MACHINE CANNOT BE SHUT DOWN AND GOES ON COSTING MONEY: {error}"),
-            }
+            tracing::error!("worker-manager does not remove this machine: {}", error.failure);
+            false
         }
     }
 }
 
-async fn shut_down() -> io::Result<()> {
-    let mut command = platform::shutdown_command()?;
+/// Shuts the machine down; where that fails, tries again, for ever.
+pub async fn shut_down(settings: &RetirementSettings) {
+    while !try_to_shut_down().await {
+        let pause = settings.shutdown_retry;
+        tracing::error!("trying again in {} s, until this machine is gone", pause.as_secs_f32());
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Tries once to shut the machine down. Whether that is under way.
+pub async fn try_to_shut_down() -> bool {
+    tracing::info!("shutting this machine down");
+    match run_shutdown(Shutdown::Halt).await {
+        Ok(()) => {
+            tracing::info!("this machine is shutting down");
+            true
+        }
+        Err(error) => {
+            tracing::error!("THIS MACHINE CANNOT BE SHUT DOWN AND GOES ON COSTING MONEY: {error}");
+            false
+        }
+    }
+}
+
+/// Reboots the machine. Whether that is under way.
+pub async fn reboot() -> bool {
+    tracing::info!("rebooting this machine");
+    match run_shutdown(Shutdown::Reboot).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!("this machine cannot be rebooted: {error}");
+            false
+        }
+    }
+}
+
+async fn run_shutdown(then: Shutdown) -> io::Result<()> {
+    let mut command = platform::shutdown_command(then)?;
     let status = tokio::task::spawn_blocking(move || command.status()).await.map_err(io::Error::other)?;
     match status {
         Ok(status) if status.success() => Ok(()),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 use taskcluster_api::{Credentials, Identifier, RootUrl, SecretString, WorkerName, WorkerPoolId};
 
 /// Who this machine is.
@@ -75,6 +76,12 @@ pub struct Admitted {
 }
 
 impl Admitted {
+    /// Whether the credentials end within this time, or have ended.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        let left = |lease: &Lease| lease.expires.duration_since(Timestamp::now());
+        self.lease.as_ref().is_some_and(|lease| Duration::try_from(left(lease)).unwrap_or_default() <= time)
+    }
+
     /// When the credentials ended, if they have.
     pub fn expired(&self) -> Option<Timestamp> {
         self.lease.as_ref().map(|lease| lease.expires).filter(|expires| *expires <= Timestamp::now())

@@ -1,13 +1,13 @@
 //! `start-worker show-config`: what the worker would be told, and where each value comes from, without asking
 //! anybody.
 
+use crate::boot::layers_of;
 use crate::cache::{Cache, Kept};
 use crate::cli::{ShowConfigArguments, ShowFormat};
 use crate::driver::{self, Driver};
 use crate::error::RunError;
 use crate::layer::{Layer, Merged, REDACTED, Source};
 use crate::platform;
-use crate::run::layers_of;
 use crate::run_state::{Admitted, Identity};
 use crate::runner_config::{self, ProviderConfig, RunnerConfig, SyntaxError};
 use crate::secrets;
@@ -28,7 +28,7 @@ const LATER: &str = "known-at-boot";
 pub fn show(arguments: &ShowConfigArguments) -> Result<(), RunError> {
     let config = runner_config::load(&arguments.runner_config)?.require()?;
     let driver = driver::build(&config.worker);
-    let cached = kept_run(&config);
+    let cached = kept_run(&config, &arguments.runner_config);
     let merged = merge(arguments, &config, &*driver, cached)?;
     let text = match arguments.format {
         ShowFormat::Tree => tree(&merged, arguments.reveal_secrets),
@@ -110,8 +110,8 @@ fn read_document(path: &Path) -> Result<Map<String, Value>, RunError> {
 }
 
 /// The run of an earlier boot, if the next boot would go on with it as far as that can be told offline.
-fn kept_run(config: &RunnerConfig) -> Option<Kept> {
-    let mut kept = match Cache::new(config.cache_over_restarts.clone(), config.provider.name()).load() {
+fn kept_run(config: &RunnerConfig, path: &Path) -> Option<Kept> {
+    let mut kept = match Cache::of(config, path).load() {
         Ok(kept) => kept?,
         Err(problem) => {
             tracing::warn!("{problem}: a boot would begin anew");
@@ -119,6 +119,10 @@ fn kept_run(config: &RunnerConfig) -> Option<Kept> {
         }
     };
     let cached = &kept.admitted().identity;
+    if matches!(kept, Kept::Retiring(_)) {
+        tracing::warn!("{cached} is being retired: a boot would start no worker");
+        return None;
+    }
     let host = match &config.provider {
         ProviderConfig::Static(config) => Some(&config.host),
         ProviderConfig::Standalone(config) => Some(&config.host),

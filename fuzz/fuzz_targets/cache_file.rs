@@ -6,5 +6,5 @@ use std::path::Path;
 use worker_runner::cache::Cache;
 
 fuzz_target!(|bytes: &[u8]| {
-    let _ = Cache::new(None, "aws").read(Path::new("cache"), bytes).map_err(|problem| problem.to_string());
+    let _ = Cache::new(None, Path::new("."), "aws").read(Path::new("cache"), bytes).map_err(|problem| problem.to_string());
 });

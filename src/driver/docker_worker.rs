@@ -1,7 +1,7 @@
 //! docker-worker: a Node.js program in a folder, configured by the file that `DOCKER_WORKER_CONFIG` names.
 
 use super::process::{Process, ProcessSpec};
-use super::{Driver, DriverError, Started, Worker, facts, location, require_program, write_config};
+use super::{Driver, DriverError, Habits, Started, Worker, facts, location, require_program, write_config};
 use crate::layer::{Layer, Source};
 use crate::platform;
 use crate::run_state::{Admitted, RunState};
@@ -65,6 +65,10 @@ impl Driver for DockerWorker {
         ]);
         let secret = [("taskcluster".to_owned(), Value::Object(secret))].into_iter().collect();
         vec![Layer { source: Source::Driver, config }, Layer { source: Source::Credentials, config: secret }]
+    }
+
+    fn habits(&self, _run: &RunState) -> Habits {
+        Habits { drains_on_interrupt: false, asks_whether_wanted: false, leaves_reboots_to_others: false }
     }
 
     fn preflight(&self) -> Result<(), DriverError> {

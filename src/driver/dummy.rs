@@ -1,6 +1,6 @@
 //! No worker at all: prints what one would be told, secrets redacted, and is done.
 
-use super::{Driver, DriverError, Started};
+use super::{Driver, DriverError, Habits, Started};
 use crate::layer::{Layer, REDACTED};
 use crate::run_state::{Admitted, RunState};
 use serde_json::json;
@@ -18,6 +18,10 @@ impl Driver for Dummy {
     /// A worker that isn't is told nothing.
     fn layers(&self, _admitted: &Admitted) -> Vec<Layer> {
         Vec::new()
+    }
+
+    fn habits(&self, _run: &RunState) -> Habits {
+        Habits { drains_on_interrupt: false, asks_whether_wanted: false, leaves_reboots_to_others: false }
     }
 
     fn preflight(&self) -> Result<(), DriverError> {

@@ -1,7 +1,7 @@
 //! generic-worker: `<path> run --config <configPath> --with-worker-runner`, configured by one JSON file.
 
 use super::process::{Process, ProcessSpec};
-use super::{Driver, DriverError, Started, Worker, facts, location, require_program, resolve, write_config};
+use super::{Driver, DriverError, Habits, Started, Worker, facts, location, require_program, resolve, write_config};
 use crate::layer::{Layer, Source};
 use crate::run_state::{Admitted, RunState};
 use serde_json::{Map, Value};
@@ -43,6 +43,10 @@ impl Driver for GenericWorker {
         layers(admitted)
     }
 
+    fn habits(&self, run: &RunState) -> Habits {
+        habits(run, &self.layers(&run.admitted))
+    }
+
     fn preflight(&self) -> Result<(), DriverError> {
         require_program(&resolve(&self.path))
     }
@@ -75,6 +79,10 @@ impl Driver for Service {
         layers(admitted)
     }
 
+    fn habits(&self, run: &RunState) -> Habits {
+        habits(run, &self.layers(&run.admitted))
+    }
+
     fn preflight(&self) -> Result<(), DriverError> {
         Err(DriverError::Service(self.name.clone()))
     }
@@ -82,6 +90,16 @@ impl Driver for Service {
     fn start(&self, _run: &RunState, _oom_score_adj: Option<&str>) -> Result<Started, DriverError> {
         let _ = &self.config_path;
         Err(DriverError::Service(self.name.clone()))
+    }
+}
+
+/// Source: generic-worker's documentation of its signals, its exit codes and `disableReboots`.
+fn habits(run: &RunState, layers: &[Layer]) -> Habits {
+    let config = run.worker_config(layers).to_value();
+    Habits {
+        drains_on_interrupt: cfg!(unix),
+        asks_whether_wanted: true,
+        leaves_reboots_to_others: config.get("disableReboots") == Some(&Value::Bool(true)),
     }
 }
 

@@ -69,6 +69,17 @@ pub enum DriverError {
     Service(String),
 }
 
+/// What a kind of worker does by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Habits {
+    /// SIGINT makes it finish its tasks and end.
+    pub drains_on_interrupt: bool,
+    /// It asks worker-manager whether it is still wanted.
+    pub asks_whether_wanted: bool,
+    /// After 67 neither it nor we reboot the machine, but somebody else.
+    pub leaves_reboots_to_others: bool,
+}
+
 /// One kind of worker. All methods are required.
 pub trait Driver: Send + Sync {
     /// The key under which a worker pool's configuration for this worker stands.
@@ -76,6 +87,9 @@ pub trait Driver: Send + Sync {
 
     /// The layers that go on top of all others: the machine, and the secret part of its credentials.
     fn layers(&self, admitted: &Admitted) -> Vec<Layer>;
+
+    /// What the worker does by itself.
+    fn habits(&self, run: &RunState) -> Habits;
 
     /// Whether the worker can be started as things are. Changes nothing.
     ///

@@ -1,6 +1,8 @@
 //! What differs between operating systems and what is read from the environment, behind one set of names.
 //! Starting and ending processes is `driver::process`'s part of the same.
 
+#[cfg_attr(not(target_os = "linux"), path = "no_memory_events.rs")]
+mod memory_events;
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
@@ -10,16 +12,43 @@ mod windows;
 #[cfg(windows)]
 use windows as system;
 
+pub use memory_events::{MemoryEvents, MemoryWatch};
 pub use system::{
     NO_CHILD, access, become_subreaper, chown, create_private, device_of, looseness, make_link, make_private,
     make_private_folder, open_regular_file, prefer_to_survive, set_mode, shutdown_command, sync_filesystem,
-    sync_folder, system_boot_time,
+    sync_folder, tell_init, up_time, watchdog_interval,
 };
 
+use jiff::{SignedDuration, Timestamp};
 use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Something that the init system is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InitWord<'a> {
+    /// The worker has been started.
+    Ready,
+    /// What we are doing.
+    Status(&'a str),
+    /// We are ending.
+    Stopping,
+    /// What we are doing takes this much longer.
+    Extend(Duration),
+    /// We are alive.
+    Alive,
+}
+
+/// What follows the end of the operating system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Nothing.
+    Halt,
+    /// It comes up again.
+    Reboot,
+}
 
 /// A file that others than its owner may read or change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +71,19 @@ pub enum Access {
 /// The value of `START_WORKER_LOG`.
 pub fn log_level_from_environment() -> Option<String> {
     env::var("START_WORKER_LOG").ok().filter(|value| !value.is_empty())
+}
+
+/// The folder for what must outlive us, where the unit names one (`StateDirectory=`).
+///
+/// Source: systemd.exec(5), `$STATE_DIRECTORY`: absolute paths, several of them separated by colons.
+pub fn state_folder() -> Option<PathBuf> {
+    let folders = env::var_os("STATE_DIRECTORY")?;
+    env::split_paths(&folders).find(|folder| folder.is_absolute())
+}
+
+/// When the operating system came up.
+pub fn system_boot_time() -> Option<Timestamp> {
+    Timestamp::now().checked_sub(SignedDuration::try_from(up_time()?).ok()?).ok()
 }
 
 /// Makes a folder and those above it that are missing, each 0755 whatever the umask.

@@ -1,7 +1,6 @@
 //! Linux and its relatives.
 
-use super::{Access, Looseness, find_program, folder_of};
-use jiff::{SignedDuration, Timestamp};
+use super::{Access, InitWord, Looseness, Shutdown, find_program, folder_of};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User};
@@ -10,6 +9,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// The error of waiting for a child whose end somebody else took note of.
 pub const NO_CHILD: i32 = Errno::ECHILD as i32;
@@ -141,14 +141,13 @@ pub fn sync_filesystem(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// When the operating system came up.
-pub fn system_boot_time() -> Option<Timestamp> {
+/// How long the operating system has been up, its sleep included.
+pub fn up_time() -> Option<Duration> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let clock = nix::time::ClockId::CLOCK_BOOTTIME;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let clock = nix::time::ClockId::CLOCK_MONOTONIC;
-    let up = nix::time::clock_gettime(clock).ok()?;
-    Timestamp::now().checked_sub(SignedDuration::new(up.tv_sec(), i32::try_from(up.tv_nsec()).ok()?)).ok()
+    Some(nix::time::clock_gettime(clock).ok()?.into())
 }
 
 /// Makes descendants whose parents end our children, so that none is lost. Linux only; harmless elsewhere.
@@ -173,11 +172,36 @@ pub fn prefer_to_survive() -> Option<String> {
     }
 }
 
-/// The command that shuts this host down.
-pub fn shutdown_command() -> io::Result<Command> {
+/// The command that shuts this host down, or reboots it.
+pub fn shutdown_command(then: Shutdown) -> io::Result<Command> {
     let program: PathBuf = find_program("shutdown")
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no `shutdown` on PATH"))?;
     let mut command = Command::new(program);
-    command.args(["-h", "now"]);
+    command.args(match then {
+        Shutdown::Halt => ["-h", "now"],
+        Shutdown::Reboot => ["-r", "now"],
+    });
     Ok(command)
+}
+
+/// Tells the init system, where it listens (`$NOTIFY_SOCKET`).
+///
+/// Source: `sd_notify(3)`.
+pub fn tell_init(word: InitWord<'_>) {
+    use sd_notify::NotifyState;
+    let state = match word {
+        InitWord::Ready => NotifyState::Ready,
+        InitWord::Status(text) => NotifyState::Status(text),
+        InitWord::Stopping => NotifyState::Stopping,
+        InitWord::Extend(time) => NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)),
+        InitWord::Alive => NotifyState::Watchdog,
+    };
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!("cannot tell the init system: {error}");
+    }
+}
+
+/// How often the init system wants to hear that we are alive: twice in the time that it waits.
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|time| time / 2).filter(|time| !time.is_zero())
 }

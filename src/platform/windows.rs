@@ -1,11 +1,11 @@
 //! Windows. Who may read a file is not decided here yet: files get what their folder gives them.
 
-use super::{Access, Looseness};
-use jiff::{SignedDuration, Timestamp};
+use super::{Access, InitWord, Looseness, Shutdown};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// There is no such error on Windows.
 pub const NO_CHILD: i32 = -1;
@@ -80,11 +80,11 @@ pub fn sync_filesystem(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// When the operating system came up.
-pub fn system_boot_time() -> Option<Timestamp> {
+/// How long the operating system has been up, its sleep included.
+pub fn up_time() -> Option<Duration> {
     // SAFETY: takes no argument and only reads a counter.
     let up = unsafe { windows_sys::Win32::System::SystemInformation::GetTickCount64() };
-    Timestamp::now().checked_sub(SignedDuration::from_millis(i64::try_from(up).ok()?)).ok()
+    Some(Duration::from_millis(up))
 }
 
 /// Job objects do this on Windows.
@@ -95,10 +95,22 @@ pub fn prefer_to_survive() -> Option<String> {
     None
 }
 
-/// The command that shuts this host down.
-pub fn shutdown_command() -> io::Result<Command> {
+/// The command that shuts this host down, or reboots it.
+pub fn shutdown_command(then: Shutdown) -> io::Result<Command> {
     let root = std::env::var_os("SystemRoot").unwrap_or_else(|| r"C:\Windows".into());
     let mut command = Command::new(PathBuf::from(root).join(r"System32\shutdown.exe"));
-    command.args(["/s", "/t", "0", "/f"]);
+    let what = match then {
+        Shutdown::Halt => "/s",
+        Shutdown::Reboot => "/r",
+    };
+    command.args([what, "/t", "0", "/f"]);
     Ok(command)
+}
+
+/// Nobody listens here.
+pub fn tell_init(_word: InitWord<'_>) {}
+
+/// Nobody wants to hear that we are alive.
+pub fn watchdog_interval() -> Option<Duration> {
+    None
 }

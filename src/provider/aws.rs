@@ -1,13 +1,18 @@
 //! Amazon EC2, through the instance metadata service, version 2 (with a session token).
 //!
 //! Source: <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-categories.html>,
-//! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html>.
+//! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html>,
+//! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/rebalance-recommendations.html>,
+//! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/viewing_scheduled_events.html>,
+//! <https://docs.aws.amazon.com/autoscaling/ec2/userguide/retrieving-target-lifecycle-state-through-imds.html>.
 
 use super::metadata_http::{Answer, Failure, MetadataHttp, MetadataService, Question};
-use super::{Claim, Found, Notice, Provider, ProviderError, Recognition, known, note_trouble, recognise_id};
+use super::{
+    Announced, Claim, Found, Notice, NoticeKind, Pace, Provider, ProviderError, Recognition, Trouble, Watch, Word,
+    cloud_time, known, plain_word, recognise_id,
+};
 use crate::run_state::Identity;
 use async_trait::async_trait;
-use jiff::Timestamp;
 use serde::Deserialize;
 use std::time::{Duration, Instant};
 use taskcluster_api::WorkerProof;
@@ -23,6 +28,10 @@ const PUBLIC_HOSTNAME: &str = "/meta-data/public-hostname";
 const PUBLIC_IPV4: &str = "/meta-data/public-ipv4";
 const SPOT_ACTION: &str = "/meta-data/spot/instance-action";
 const TERMINATION_TIME: &str = "/meta-data/spot/termination-time";
+const REBALANCE: &str = "/meta-data/events/recommendations/rebalance";
+const LIFECYCLE_TARGET: &str = "/meta-data/autoscaling/target-lifecycle-state";
+const MAINTENANCE: &str = "/meta-data/events/maintenance/scheduled";
+const LIFE_CYCLE: &str = "/meta-data/instance-life-cycle";
 
 /// A session token's life, in seconds: the longest there is.
 const TOKEN_LIFE: &str = "21600";
@@ -30,15 +39,38 @@ const TOKEN_LIFE: &str = "21600";
 /// A token older than this is not used any more.
 const TOKEN_RENEWAL: Duration = Duration::from_secs(5 * 60 * 60);
 
-/// Between two looks for a notice.
-const POLL: Duration = Duration::from_secs(1);
-
 /// EC2.
 pub struct Aws {
     metadata: MetadataHttp,
+    pace: Pace,
+}
+
+/// A session token, renewed before it ends.
+struct Session {
+    metadata: MetadataHttp,
     token: Option<(String, Instant)>,
-    announced: Option<Notice>,
-    trouble: bool,
+}
+
+/// The look-out for what spot instances hear two minutes ahead.
+struct SpotWatch {
+    session: Session,
+    pause: Duration,
+    /// Whether this is a spot instance, as far as is known.
+    is_spot: Option<bool>,
+    announced: Announced,
+    current: Vec<Notice>,
+    trouble: Trouble,
+}
+
+/// The look-out for everything else.
+struct EventsWatch {
+    session: Session,
+    pause: Duration,
+    /// Whether there was a look: the first one waits for nothing.
+    looked: bool,
+    announced: Announced,
+    current: Vec<Notice>,
+    trouble: Trouble,
 }
 
 #[derive(Deserialize)]
@@ -70,30 +102,114 @@ struct SpotAction {
     time: String,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ScheduledEvent {
+    event_id: Option<String>,
+    code: String,
+    #[serde(default)]
+    state: Option<String>,
+    #[serde(default)]
+    not_before: Option<String>,
+}
+
 impl Aws {
-    pub fn new(service: &MetadataService) -> Result<Self, ProviderError> {
+    pub fn new(service: &MetadataService, pace: Pace) -> Result<Self, ProviderError> {
         let metadata = MetadataHttp::new(service, HOST, FOLDER, None)?;
-        Ok(Self { metadata, token: None, announced: None, trouble: false })
+        Ok(Self { metadata, pace })
     }
 
     async fn new_token(&self) -> Result<String, ProviderError> {
         Ok(self.metadata.required(token_question()).await?.text)
     }
 
-    /// One look for a notice: `None` where there is none.
-    async fn look(&mut self) -> Result<Option<Notice>, Failure> {
+    fn session(&self) -> Session {
+        Session { metadata: self.metadata.clone(), token: None }
+    }
+}
+
+impl Session {
+    /// What is there, or nothing where it isn't.
+    async fn ask(&mut self, path: &'static str) -> Result<Option<Answer>, Failure> {
         let token = match self.token.take().filter(|(_, made)| made.elapsed() < TOKEN_RENEWAL) {
             Some(token) => token,
             None => (self.metadata.ask(&token_question()).await?.text, Instant::now()),
         };
-        let ask = async |path| match self.metadata.ask(&with_token(path, &token.0)).await {
-            Ok(answer) => Ok(Some(answer)),
-            Err(Failure::Status(status)) if status.as_u16() == 404 => Ok(None),
+        match self.metadata.ask(&with_token(path, &token.0)).await {
+            Ok(answer) => {
+                self.token = Some(token);
+                Ok(Some(answer))
+            }
+            Err(Failure::Status(status)) if status.as_u16() == 404 => {
+                self.token = Some(token);
+                Ok(None)
+            }
+            // The token may be at fault: the next question brings its own.
             Err(failure) => Err(failure),
-        };
-        let (action, time) = (ask(SPOT_ACTION).await?, ask(TERMINATION_TIME).await?);
-        self.token = Some(token);
-        Ok(notice(action.as_ref(), time.as_ref()))
+        }
+    }
+}
+
+impl SpotWatch {
+    async fn look(&mut self) -> Result<(), Failure> {
+        if self.is_spot.is_none() {
+            let life_cycle = self.session.ask(LIFE_CYCLE).await?;
+            self.is_spot = Some(life_cycle.is_none_or(|answer| answer.text.trim() != "on-demand"));
+        }
+        if self.is_spot == Some(true) {
+            let action = self.session.ask(SPOT_ACTION).await?;
+            self.current = spot_notice(action.as_ref(), None).into_iter().collect();
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Watch for SpotWatch {
+    async fn next(&mut self) -> Word {
+        loop {
+            if let Some(word) = self.announced.news(&self.current) {
+                return word;
+            }
+            if self.is_spot == Some(false) {
+                tracing::debug!("this is no spot instance: not looking for spot notices");
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(self.pause).await;
+            let looked = self.look().await;
+            self.trouble.note("spot interruption notices", looked.as_ref().err());
+        }
+    }
+}
+
+impl EventsWatch {
+    async fn look(&mut self) -> Result<(), Failure> {
+        let spot = self.session.ask(TERMINATION_TIME).await?;
+        let rebalance = self.session.ask(REBALANCE).await?;
+        let target = self.session.ask(LIFECYCLE_TARGET).await?;
+        let maintenance = self.session.ask(MAINTENANCE).await?;
+        let mut current: Vec<Notice> = spot_notice(None, spot.as_ref()).into_iter().collect();
+        current.extend(rebalance.as_ref().and_then(rebalance_notice));
+        current.extend(target.as_ref().and_then(lifecycle_notice));
+        current.extend(maintenance.iter().flat_map(maintenance_notices));
+        self.current = current;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Watch for EventsWatch {
+    async fn next(&mut self) -> Word {
+        loop {
+            if let Some(word) = self.announced.news(&self.current) {
+                return word;
+            }
+            if std::mem::replace(&mut self.looked, true) {
+                tokio::time::sleep(self.pause).await;
+            }
+            let looked = self.look().await;
+            self.trouble.note("this instance's events", looked.as_ref().err());
+        }
     }
 }
 
@@ -115,7 +231,7 @@ impl Provider for Aws {
             optional(SPOT_ACTION),
             optional(TERMINATION_TIME),
         )?;
-        if let Some(notice) = notice(action.as_ref(), time.as_ref()) {
+        if let Some(notice) = spot_notice(action.as_ref(), time.as_ref()) {
             return Err(ProviderError::Reclaimed(notice));
         }
         let from_document: Document = self.metadata.json(DOCUMENT, &document)?;
@@ -143,19 +259,28 @@ impl Provider for Aws {
         recognise_id(cached.worker_id.as_str(), id.as_deref())
     }
 
-    async fn next_notice(&mut self) -> Notice {
-        loop {
-            tokio::time::sleep(POLL).await;
-            let found = self.look().await;
-            note_trouble(&mut self.trouble, found.as_ref().err());
-            if let Ok(Some(notice)) = found
-                && self.announced.as_ref() != Some(&notice)
-            {
-                self.announced = Some(notice.clone());
-                return notice;
-            }
-        }
+    fn watches(&self) -> Vec<Box<dyn Watch>> {
+        let spot = SpotWatch {
+            session: self.session(),
+            pause: self.pace.quick,
+            is_spot: None,
+            announced: Announced::default(),
+            current: Vec::new(),
+            trouble: Trouble::default(),
+        };
+        let events = EventsWatch {
+            session: self.session(),
+            pause: self.pace.slow,
+            looked: false,
+            announced: Announced::default(),
+            current: Vec::new(),
+            trouble: Trouble::default(),
+        };
+        vec![Box::new(spot), Box::new(events)]
     }
+
+    /// There is nothing to acknowledge here.
+    async fn acknowledge(&self, _event: &str) {}
 }
 
 impl Aws {
@@ -200,23 +325,74 @@ fn with_token(path: &'static str, token: &str) -> Question {
     Question::get(path).header("x-aws-ec2-metadata-token", token)
 }
 
-/// What the two documents say: the newer one says more.
-fn notice(action: Option<&Answer>, termination_time: Option<&Answer>) -> Option<Notice> {
+/// What the two spot documents say: the newer one says more.
+fn spot_notice(action: Option<&Answer>, termination_time: Option<&Answer>) -> Option<Notice> {
+    let notice = |source, deadline| Notice { deadline, source, ..reclaim("spot") };
     if let Some(answer) = action
         && let Ok(action) = serde_json::from_str::<SpotAction>(&answer.text)
     {
-        let word: String = action.action.chars().filter(char::is_ascii_alphanumeric).take(20).collect();
-        let source = format!("AWS is about to {word} this spot instance");
-        return Some(Notice { source, deadline: action.time.parse().ok() });
+        let source = format!("AWS is about to {} this spot instance", plain_word(&action.action));
+        return Some(notice(source, cloud_time(&action.time)));
     }
     // Anything that is no time, such as an error page, is no notice.
-    let deadline: Timestamp = termination_time?.text.trim().parse().ok()?;
-    Some(Notice { source: "AWS is about to terminate this spot instance".to_owned(), deadline: Some(deadline) })
+    let deadline = cloud_time(&termination_time?.text)?;
+    Some(notice("AWS is about to terminate this spot instance".to_owned(), Some(deadline)))
+}
+
+/// A recommendation has no deadline, and often nothing follows it.
+fn rebalance_notice(answer: &Answer) -> Option<Notice> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&answer.text).ok()?;
+    object.contains_key("noticeTime").then(|| Notice {
+        kind: NoticeKind::Advice,
+        finish_tasks: true,
+        source: "AWS recommends to rebalance: this spot instance is at elevated risk of interruption".to_owned(),
+        ..reclaim("rebalance")
+    })
+}
+
+/// The state that an auto scaling group wants: how long there is until then is not said.
+fn lifecycle_notice(answer: &Answer) -> Option<Notice> {
+    let source = "this instance's auto scaling group is about to terminate it".to_owned();
+    (answer.text.trim() == "Terminated").then(|| Notice { source, ..reclaim("autoscaling") })
+}
+
+/// Events that are over or cancelled stay in the list for a while.
+fn maintenance_notices(answer: &Answer) -> Vec<Notice> {
+    let events: Vec<serde_json::Value> = serde_json::from_str(&answer.text).unwrap_or_default();
+    // One event that makes no sense hides no other.
+    let events = events.into_iter().filter_map(|event| serde_json::from_value::<ScheduledEvent>(event).ok());
+    let ahead = events.filter(|event| !matches!(event.state.as_deref(), Some("completed" | "canceled")));
+    ahead
+        .map(|event| {
+            let kind = match event.code.as_str() {
+                "instance-reboot" | "system-reboot" => NoticeKind::Reboot,
+                "system-maintenance" => NoticeKind::Freeze,
+                // `instance-retirement`, `instance-stop`, and whatever is new.
+                _ => NoticeKind::Reclaim,
+            };
+            let word: String = event.code.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(30).collect();
+            let id = event.event_id.unwrap_or_else(|| word.clone());
+            let deadline = event.not_before.as_deref().and_then(cloud_time);
+            Notice { kind, deadline, source: format!("AWS has scheduled maintenance ({word})"), ..reclaim(&id) }
+        })
+        .collect()
+}
+
+fn reclaim(id: &str) -> Notice {
+    Notice {
+        id: id.to_owned(),
+        kind: NoticeKind::Reclaim,
+        deadline: None,
+        finish_tasks: false,
+        source: String::new(),
+        acknowledge: None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::Timestamp;
     use reqwest::header::HeaderMap;
 
     fn answer(text: &str) -> Answer {
@@ -229,9 +405,27 @@ mod tests {
         let time = answer("2026-11-20T08:22:00Z");
         let rubbish = answer("<html>");
         let deadline: Timestamp = "2026-11-20T08:22:00Z".parse().unwrap();
-        assert_eq!(notice(Some(&action), Some(&time)).unwrap().source, "AWS is about to stop this spot instance");
-        assert_eq!(notice(None, Some(&time)).unwrap().deadline, Some(deadline));
-        assert_eq!(notice(Some(&rubbish), Some(&rubbish)), None);
-        assert_eq!(notice(None, None), None);
+        assert_eq!(spot_notice(Some(&action), Some(&time)).unwrap().source, "AWS is about to stop this spot instance");
+        assert_eq!(spot_notice(None, Some(&time)).unwrap().deadline, Some(deadline));
+        assert_eq!(spot_notice(Some(&rubbish), Some(&rubbish)), None);
+        assert_eq!(spot_notice(None, None), None);
+    }
+
+    #[test]
+    fn what_comes_long_before_is_read() {
+        assert!(rebalance_notice(&answer(r#"{"noticeTime": "2026-11-20T08:22:00Z"}"#)).unwrap().finish_tasks);
+        assert_eq!(rebalance_notice(&answer("rubbish")), None);
+        assert!(lifecycle_notice(&answer("Terminated")).is_some());
+        assert_eq!(lifecycle_notice(&answer("InService")), None);
+        let list = r#"[
+            {"NotBefore": "21 Jan 2019 09:00:43 GMT", "Code": "system-reboot", "EventId": "e1", "State": "active"},
+            {"NotBefore": "21 Jan 2019 09:00:43 GMT", "Code": "instance-stop", "EventId": "e2", "State": "completed"},
+            {"Code": 7}, {"Code": "instance-retirement", "EventId": "e3"}
+        ]"#;
+        let notices = maintenance_notices(&answer(list));
+        let seen: Vec<_> = notices.iter().map(|notice| (notice.id.as_str(), notice.kind)).collect();
+        assert_eq!(seen, [("e1", NoticeKind::Reboot), ("e3", NoticeKind::Reclaim)]);
+        assert_eq!(notices[0].deadline, "2019-01-21T09:00:43Z".parse().ok());
+        assert!(maintenance_notices(&answer("[]")).is_empty());
     }
 }

@@ -4,13 +4,14 @@
 //! <https://learn.microsoft.com/azure/virtual-machines/linux/scheduled-events>.
 
 use super::metadata_http::{Failure, MetadataHttp, MetadataService, Question};
-use super::{Claim, Found, Notice, Provider, ProviderError, Recognition, known, note_trouble, recognise_id};
+use super::{
+    Announced, Claim, Found, Notice, NoticeKind, Pace, Provider, ProviderError, Recognition, Trouble, Watch, Word,
+    cloud_time, known, plain_word, recognise_id,
+};
 use crate::run_state::Identity;
 use async_trait::async_trait;
-use jiff::fmt::rfc2822;
-use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 use taskcluster_api::WorkerProof;
 
@@ -20,23 +21,26 @@ const INSTANCE: &str = "/metadata/instance?api-version=2025-04-07";
 const ATTESTED: &str = "/metadata/attested/document?api-version=2025-04-07";
 const EVENTS: &str = "/metadata/scheduledevents?api-version=2020-07-01";
 
-/// Between two looks for a notice.
-const POLL: Duration = Duration::from_secs(1);
-
 /// The first look for scheduled events makes Azure set the service up, which takes up to two minutes.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(150);
-
-/// An event that is farther away than this is not acted on yet: it may be withdrawn, and may be days ahead. The
-/// longest warning that a deletion gets is a quarter of an hour.
-const HORIZON: SignedDuration = SignedDuration::from_mins(15);
 
 /// Azure.
 pub struct Azure {
     metadata: MetadataHttp,
+    pace: Pace,
+}
+
+/// The look-out for scheduled events.
+struct EventsWatch {
+    metadata: MetadataHttp,
+    pause: Duration,
+    /// Whether there was a look: the first one waits for nothing.
+    looked: bool,
     /// Our name, as the events have it; asked once.
     name: Option<String>,
-    announced: Vec<String>,
-    trouble: bool,
+    announced: Announced,
+    current: Vec<Notice>,
+    trouble: Trouble,
 }
 
 #[derive(Deserialize)]
@@ -117,17 +121,19 @@ struct ScheduledEvent {
 }
 
 impl Azure {
-    pub fn new(service: &MetadataService) -> Result<Self, ProviderError> {
+    pub fn new(service: &MetadataService, pace: Pace) -> Result<Self, ProviderError> {
         let metadata = MetadataHttp::new(service, HOST, "", None)?;
-        Ok(Self { metadata, name: None, announced: Vec::new(), trouble: false })
+        Ok(Self { metadata, pace })
     }
 
     async fn instance(&self) -> Result<Instance, ProviderError> {
         let answer = self.metadata.required(question(INSTANCE)).await?;
         self.metadata.json(INSTANCE, &answer)
     }
+}
 
-    async fn look(&mut self) -> Result<Option<(String, Notice)>, Failure> {
+impl EventsWatch {
+    async fn look(&mut self) -> Result<(), Failure> {
         let name = if let Some(name) = &self.name {
             name.clone()
         } else {
@@ -139,13 +145,26 @@ impl Azure {
         let answer = self.metadata.ask(&question(EVENTS).within(EVENTS_TIMEOUT)).await?;
         let events: Events =
             self.metadata.json(EVENTS, &answer).map_err(|_| Failure::Strange("the answer is no list of events"))?;
-        let known = |id: &String| self.announced.contains(id);
         // One event that makes no sense hides no other.
-        let events = events.events.into_iter().filter_map(|event| serde_json::from_value(event).ok()).collect();
-        // The service's clock, for ours may be off.
-        let date = answer.headers.get("date").and_then(|date| not_before(date.to_str().ok()?));
-        let now = date.unwrap_or_else(Timestamp::now);
-        Ok(next_notice(events, &name, now).into_iter().find(|(id, _)| !known(id)))
+        let events = events.events.into_iter().filter_map(|event| serde_json::from_value(event).ok());
+        self.current = events.filter_map(|event| notice(event, &name)).collect();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Watch for EventsWatch {
+    async fn next(&mut self) -> Word {
+        loop {
+            if let Some(word) = self.announced.news(&self.current) {
+                return word;
+            }
+            if std::mem::replace(&mut self.looked, true) {
+                tokio::time::sleep(self.pause).await;
+            }
+            let looked = self.look().await;
+            self.trouble.note("scheduled events", looked.as_ref().err());
+        }
     }
 }
 
@@ -177,15 +196,24 @@ impl Provider for Azure {
         recognise_id(cached.worker_id.as_str(), instance.as_ref().map(|instance| instance.compute.name.as_str()))
     }
 
-    async fn next_notice(&mut self) -> Notice {
-        loop {
-            let found = self.look().await;
-            note_trouble(&mut self.trouble, found.as_ref().err());
-            if let Ok(Some((id, notice))) = found {
-                self.announced.push(id);
-                return notice;
-            }
-            tokio::time::sleep(POLL).await;
+    fn watches(&self) -> Vec<Box<dyn Watch>> {
+        vec![Box::new(EventsWatch {
+            metadata: self.metadata.clone(),
+            pause: self.pace.quick,
+            looked: false,
+            name: None,
+            announced: Announced::default(),
+            current: Vec::new(),
+            trouble: Trouble::default(),
+        })]
+    }
+
+    /// Starts an event before its time.
+    async fn acknowledge(&self, event: &str) {
+        let start = json!({"StartRequests": [{"EventId": event}]});
+        match self.metadata.ask(&Question::post(EVENTS, &start).header("metadata", "true")).await {
+            Ok(_) => tracing::info!("told Azure that this VM is ready for what it has scheduled"),
+            Err(failure) => tracing::warn!("cannot tell Azure that this VM is ready: {failure}"),
         }
     }
 }
@@ -228,60 +256,61 @@ fn question(path: &str) -> Question {
     Question::get(path).header("metadata", "true")
 }
 
-/// The notices that these events are for the VM of this name, by event id. Events reach every VM of a set, a
-/// freeze is over before anything could be done about it, and what is far ahead may yet be withdrawn.
-fn next_notice(events: Vec<ScheduledEvent>, name: &str, now: Timestamp) -> Vec<(String, Notice)> {
-    let concerns_us = |event: &ScheduledEvent| {
-        event.event_type != "Freeze"
-            && event.resources.iter().flatten().any(|resource| resource.eq_ignore_ascii_case(name))
+/// What an event means for the VM of this name. Events reach every VM of a set, and an acknowledgement starts one for
+/// all that it names.
+fn notice(event: ScheduledEvent, name: &str) -> Option<Notice> {
+    let resources = event.resources.unwrap_or_default();
+    let is_us = |resource: &String| resource.eq_ignore_ascii_case(name);
+    if !resources.iter().any(is_us) {
+        return None;
+    }
+    let kind = match event.event_type.as_str() {
+        "Freeze" => NoticeKind::Freeze,
+        "Reboot" => NoticeKind::Reboot,
+        // `Preempt`, `Terminate`, `Redeploy` (which loses the local disk), and whatever is new.
+        _ => NoticeKind::Reclaim,
     };
-    let due = |event: ScheduledEvent| {
+    let may_acknowledge = kind != NoticeKind::Freeze && resources.iter().all(is_us);
+    Some(Notice {
+        kind,
         // Blank once it has started.
-        let deadline = event.not_before.as_deref().and_then(not_before);
-        if deadline.is_some_and(|deadline| deadline.duration_since(now) > HORIZON) {
-            return None;
-        }
-        let kind: String = event.event_type.chars().filter(char::is_ascii_alphanumeric).take(20).collect();
-        let source = format!("Azure has scheduled a {kind} of this VM");
-        Some((event.event_id, Notice { source, deadline }))
-    };
-    events.into_iter().filter(concerns_us).filter_map(due).collect()
-}
-
-/// `Mon, 19 Sep 2016 18:29:47 GMT`, as the service writes it, or RFC 3339.
-fn not_before(text: &str) -> Option<Timestamp> {
-    rfc2822::DateTimeParser::new().relaxed_weekday(true).parse_timestamp(text).ok().or_else(|| text.parse().ok())
+        deadline: event.not_before.as_deref().and_then(cloud_time),
+        finish_tasks: false,
+        source: format!("Azure has scheduled a {} of this VM", plain_word(&event.event_type)),
+        acknowledge: may_acknowledge.then(|| event.event_id.clone()),
+        id: event.event_id,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn events(list: &[(&str, &str, &str)]) -> Vec<ScheduledEvent> {
-        list.iter()
-            .map(|(kind, resource, not_before)| ScheduledEvent {
-                event_id: format!("{kind}-{resource}"),
-                event_type: (*kind).to_owned(),
-                resources: Some(vec!["another".into(), (*resource).to_owned()]),
-                not_before: Some((*not_before).to_owned()),
-            })
-            .collect()
+    fn event(kind: &str, resources: &[&str], not_before: &str) -> ScheduledEvent {
+        ScheduledEvent {
+            event_id: kind.to_lowercase(),
+            event_type: kind.to_owned(),
+            resources: Some(resources.iter().map(|name| (*name).to_owned()).collect()),
+            not_before: Some(not_before.to_owned()),
+        }
     }
 
     #[test]
-    fn only_near_events_of_our_own_vm_are_notices() {
-        let now: Timestamp = "2026-11-20T08:00:00Z".parse().unwrap();
-        let list = events(&[
-            ("Freeze", "us", ""),
-            ("Preempt", "them", ""),
-            ("Reboot", "us", "Mon, 23 Nov 2026 08:00:00 GMT"),
-            ("Terminate", "US", "Fri, 20 Nov 2026 08:05:00 GMT"),
-            ("Redeploy", "us", ""),
-        ]);
-        let notices = next_notice(list, "us", now);
-        let ids: Vec<_> = notices.iter().map(|(id, _)| id.as_str()).collect();
-        assert_eq!(ids, ["Terminate-US", "Redeploy-us"]);
-        assert_eq!(notices[0].1.deadline, Some("2026-11-20T08:05:00Z".parse().unwrap()));
-        assert_eq!(notices[1].1.deadline, None);
+    fn events_of_our_own_vm_are_notices_and_those_of_ours_alone_can_be_acknowledged() {
+        let time = "Fri, 20 Nov 2026 08:05:00 GMT";
+        let at = "2026-11-20T08:05:00Z".parse().ok();
+        let table = [
+            (event("Preempt", &["them"], time), None),
+            (event("Freeze", &["us"], time), Some((NoticeKind::Freeze, at, false))),
+            (event("Terminate", &["US"], time), Some((NoticeKind::Reclaim, at, true))),
+            (event("Redeploy", &["us", "them"], ""), Some((NoticeKind::Reclaim, None, false))),
+            (event("Reboot", &["us"], ""), Some((NoticeKind::Reboot, None, true))),
+        ];
+        for (event, expected) in table {
+            let kind = event.event_type.clone();
+            let notice = notice(event, "us");
+            let seen = notice.map(|notice| (notice.kind, notice.deadline, notice.acknowledge.is_some()));
+            assert_eq!(seen, expected, "{kind}");
+        }
     }
 }

@@ -2,12 +2,18 @@
 //!
 //! Source: <https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys>,
 //! <https://cloud.google.com/compute/docs/metadata/querying-metadata#waitforchange>,
-//! <https://cloud.google.com/compute/docs/instances/verifying-instance-identity>.
+//! <https://cloud.google.com/compute/docs/instances/verifying-instance-identity>,
+//! <https://cloud.google.com/compute/docs/instances/preemptible#preemption-process>,
+//! <https://cloud.google.com/compute/docs/metadata/getting-live-migration-notice>.
 
-use super::metadata_http::{Answer, Failure, MetadataHttp, MetadataService, Question};
-use super::{Claim, Found, Notice, Provider, ProviderError, Recognition, known, note_trouble, recognise_id};
+use super::metadata_http::{Failure, MetadataHttp, MetadataService, Question};
+use super::{
+    Announced, Claim, Found, Notice, NoticeKind, Pace, Provider, ProviderError, Recognition, Trouble, Watch, Word,
+    known, recognise_id,
+};
 use crate::run_state::Identity;
 use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::HeaderName;
 use serde::Deserialize;
@@ -27,27 +33,38 @@ const HOSTNAME: &str = "/instance/hostname";
 const LOCAL_IP: &str = "/instance/network-interfaces/0/ip";
 const EXTERNAL_IP: &str = "/instance/network-interfaces/0/access-configs/0/external-ip";
 const PREEMPTED: &str = "/instance/preempted";
+const MAINTENANCE: &str = "/instance/maintenance-event";
+
+/// A preempted instance has 30 s; some of them are gone when we hear of it.
+const PREEMPTION: SignedDuration = SignedDuration::from_secs(25);
+
+/// Maintenance is announced 60 s ahead.
+const MAINTENANCE_AHEAD: SignedDuration = SignedDuration::from_secs(60);
 
 /// How long the server may hold a request that waits for a change, in seconds.
 const HOLD: u64 = 60;
 
-/// Between two tries, where one failed: from the first to the last of these, doubling.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Between two tries, where one failed, it is waited so many times longer than usual at most, doubling.
+const LONGEST_PAUSE: u32 = 10;
 
 /// GCE.
 pub struct Google {
     metadata: MetadataHttp,
-    watch: Watch,
-    trouble: bool,
+    pace: Pace,
 }
 
-/// How far the watch for preemption has come. The first look waits for nothing; each later one begins where the
-/// one before ended, by its etag, so nothing happens in between.
-enum Watch {
-    NotBegun,
-    Since(String),
-    Announced,
+/// The look-out at one value, by requests that hang until it changes. The first look waits for nothing; each later
+/// one begins where the one before ended, by its etag, so nothing happens in between.
+struct ValueWatch {
+    metadata: MetadataHttp,
+    pace: Pace,
+    path: &'static str,
+    /// What the value means; the time is that of the look.
+    read: fn(&str, Timestamp) -> Option<Notice>,
+    since: Option<String>,
+    announced: Announced,
+    current: Vec<Notice>,
+    trouble: Trouble,
 }
 
 #[derive(Deserialize)]
@@ -60,10 +77,23 @@ struct Attributes {
 }
 
 impl Google {
-    pub fn new(service: &MetadataService) -> Result<Self, ProviderError> {
+    pub fn new(service: &MetadataService, pace: Pace) -> Result<Self, ProviderError> {
         let seal = (HeaderName::from_static("metadata-flavor"), "Google");
         let metadata = MetadataHttp::new(service, HOST, FOLDER, Some(seal))?;
-        Ok(Self { metadata, watch: Watch::NotBegun, trouble: false })
+        Ok(Self { metadata, pace })
+    }
+
+    fn watch(&self, path: &'static str, read: fn(&str, Timestamp) -> Option<Notice>) -> Box<dyn Watch> {
+        Box::new(ValueWatch {
+            metadata: self.metadata.clone(),
+            pace: self.pace,
+            path,
+            read,
+            since: None,
+            announced: Announced::default(),
+            current: Vec::new(),
+            trouble: Trouble::default(),
+        })
     }
 
     async fn identity_token(&self, root_url: &RootUrl) -> Result<WorkerProof, ProviderError> {
@@ -79,23 +109,54 @@ impl Google {
         let root_url = self.metadata.parse(TASKCLUSTER, "rootUrl", &attributes.root_url)?;
         Ok((attributes, root_url))
     }
+}
 
-    /// One look: a notice, or what the next look goes on from.
-    async fn look(&self, since: Option<&str>) -> Result<Result<Notice, String>, Failure> {
-        let ask = match since {
-            None => question(PREEMPTED),
+impl ValueWatch {
+    /// One look. Whether the value may have changed since the one before.
+    async fn look(&mut self) -> Result<bool, Failure> {
+        let path = self.path;
+        let ask = match &self.since {
+            None => question(path),
             Some(etag) => {
                 let etag = utf8_percent_encode(etag, NON_ALPHANUMERIC);
-                question(&format!("{PREEMPTED}?wait_for_change=true&last_etag={etag}&timeout_sec={HOLD}"))
+                question(&format!("{path}?wait_for_change=true&last_etag={etag}&timeout_sec={HOLD}"))
                     .within(Duration::from_secs(HOLD + 10))
             }
         };
         let answer = self.metadata.ask(&ask).await?;
-        if let Some(notice) = preemption(&answer) {
-            return Ok(Ok(notice));
+        let etag = answer.headers.get("etag").and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        let changed = etag != self.since;
+        if changed || self.since.is_none() {
+            self.current = (self.read)(answer.text.trim(), Timestamp::now()).into_iter().collect();
         }
-        let etag = answer.headers.get("etag").and_then(|etag| etag.to_str().ok());
-        etag.map(|etag| Err(etag.to_owned())).ok_or(Failure::Strange("the answer has no etag to wait from"))
+        self.since = etag;
+        if self.since.is_none() { Err(Failure::Strange("the answer has no etag to wait from")) } else { Ok(changed) }
+    }
+}
+
+#[async_trait]
+impl Watch for ValueWatch {
+    async fn next(&mut self) -> Word {
+        let mut pause = self.pace.quick;
+        loop {
+            if let Some(word) = self.announced.news(&self.current) {
+                return word;
+            }
+            let looked = self.look().await;
+            self.trouble.note(self.path, looked.as_ref().err());
+            match looked {
+                Ok(true) => pause = self.pace.quick,
+                // A server that answers at once although nothing changed must not be asked in a tight loop.
+                Ok(false) => {
+                    pause = self.pace.quick;
+                    tokio::time::sleep(pause).await;
+                }
+                Err(_) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(self.pace.quick * LONGEST_PAUSE);
+                }
+            }
+        }
     }
 }
 
@@ -117,7 +178,7 @@ impl Provider for Google {
             optional(EXTERNAL_IP),
             optional(PREEMPTED),
         )?;
-        if let Some(notice) = preempted.as_ref().and_then(preemption) {
+        if let Some(notice) = preempted.as_ref().and_then(|answer| preemption(answer.text.trim(), Timestamp::now())) {
             return Err(ProviderError::Reclaimed(notice));
         }
         let proof = self.identity_token(&root_url).await?;
@@ -157,47 +218,50 @@ impl Provider for Google {
         recognise_id(cached.worker_id.as_str(), id.as_deref())
     }
 
-    async fn next_notice(&mut self) -> Notice {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let since = match &self.watch {
-                Watch::NotBegun => None,
-                Watch::Since(etag) => Some(etag.as_str()),
-                // A preemption is final.
-                Watch::Announced => std::future::pending().await,
-            };
-            let found = self.look(since).await;
-            note_trouble(&mut self.trouble, found.as_ref().err());
-            match found {
-                Ok(Ok(notice)) => {
-                    self.watch = Watch::Announced;
-                    return notice;
-                }
-                Ok(Err(etag)) => {
-                    // A server that answers at once although nothing changed must not be asked in a tight loop.
-                    let unchanged = matches!(&self.watch, Watch::Since(before) if *before == etag);
-                    self.watch = Watch::Since(etag);
-                    if unchanged {
-                        tokio::time::sleep(FIRST_PAUSE).await;
-                    }
-                    pause = FIRST_PAUSE;
-                }
-                Err(_) => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
-        }
+    fn watches(&self) -> Vec<Box<dyn Watch>> {
+        vec![self.watch(PREEMPTED, preemption), self.watch(MAINTENANCE, maintenance)]
     }
+
+    /// There is nothing to acknowledge here.
+    async fn acknowledge(&self, _event: &str) {}
 }
 
 fn question(path: &str) -> Question {
     Question::get(path).header("metadata-flavor", "Google")
 }
 
-fn preemption(answer: &Answer) -> Option<Notice> {
-    let source = "Google is preempting this instance, in 30 s at most".to_owned();
-    (answer.text.trim() == "TRUE").then_some(Notice { source, deadline: None })
+fn preemption(value: &str, now: Timestamp) -> Option<Notice> {
+    (value == "TRUE").then(|| Notice {
+        id: "preempted".to_owned(),
+        kind: NoticeKind::Reclaim,
+        deadline: now.checked_add(PREEMPTION).ok(),
+        finish_tasks: false,
+        source: "Google is preempting this instance".to_owned(),
+        acknowledge: None,
+    })
+}
+
+fn maintenance(value: &str, now: Timestamp) -> Option<Notice> {
+    let notice = |kind, source: &str| {
+        Some(Notice {
+            id: "maintenance".to_owned(),
+            kind,
+            deadline: now.checked_add(MAINTENANCE_AHEAD).ok(),
+            finish_tasks: false,
+            source: source.to_owned(),
+            acknowledge: None,
+        })
+    };
+    match value {
+        "TERMINATE_ON_HOST_MAINTENANCE" => {
+            notice(NoticeKind::Reclaim, "Google is about to stop this instance for maintenance of its host")
+        }
+        "MIGRATE_ON_HOST_MAINTENANCE" => {
+            notice(NoticeKind::Freeze, "Google is about to move this instance to another host")
+        }
+        // `NONE`, and whatever is no word of this service.
+        _ => None,
+    }
 }
 
 /// `projects/123/zones/us-west1-a` is in the zone `us-west1-a`, and that in the region `us-west1`.

@@ -1,7 +1,7 @@
 //! static and standalone: machines that no cloud describes. The runner config says who they are, and nothing
 //! but their operator takes them away.
 
-use super::{Claim, Found, Notice, Provider, ProviderError, Recognition};
+use super::{Claim, Found, Provider, ProviderError, Recognition, Watch};
 use crate::run_state::Identity;
 use crate::runner_config::{HostConfig, StandaloneConfig, StaticConfig};
 use async_trait::async_trait;
@@ -48,9 +48,12 @@ impl Provider for StaticHost {
     }
 
     /// Nobody takes the machine away but its operator, and that is a signal.
-    async fn next_notice(&mut self) -> Notice {
-        std::future::pending().await
+    fn watches(&self) -> Vec<Box<dyn Watch>> {
+        Vec::new()
     }
+
+    /// There are no events to acknowledge.
+    async fn acknowledge(&self, _event: &str) {}
 }
 
 #[async_trait]
@@ -79,9 +82,12 @@ impl Provider for Standalone {
     }
 
     /// Nobody takes the machine away but its operator, and that is a signal.
-    async fn next_notice(&mut self) -> Notice {
-        std::future::pending().await
+    fn watches(&self) -> Vec<Box<dyn Watch>> {
+        Vec::new()
     }
+
+    /// There are no events to acknowledge.
+    async fn acknowledge(&self, _event: &str) {}
 }
 
 /// A host is the one that its config names; a cache written under another name is stale.

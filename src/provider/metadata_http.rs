@@ -114,18 +114,25 @@ pub struct Question {
     method: Method,
     path: String,
     headers: HeaderMap,
+    body: Option<String>,
     timeout: Duration,
 }
 
 impl Question {
     /// `GET` this path.
     pub fn get(path: impl Into<String>) -> Self {
-        Self { method: Method::GET, path: path.into(), headers: HeaderMap::new(), timeout: TRY }
+        Self { method: Method::GET, path: path.into(), headers: HeaderMap::new(), body: None, timeout: TRY }
     }
 
     /// `PUT` this path, without a body.
     pub fn put(path: impl Into<String>) -> Self {
         Self { method: Method::PUT, ..Self::get(path) }
+    }
+
+    /// `POST` this JSON to this path.
+    pub fn post(path: impl Into<String>, json: &serde_json::Value) -> Self {
+        let question = Self { method: Method::POST, body: Some(json.to_string()), ..Self::get(path) };
+        question.header("content-type", "application/json")
     }
 
     /// With a header.
@@ -222,7 +229,10 @@ impl MetadataHttp {
     pub async fn ask(&self, question: &Question) -> Result<Answer, Failure> {
         let no_answer = |error: reqwest::Error| Failure::NoAnswer(describe(&error));
         let request = self.client.request(question.method.clone(), self.url(&question.path));
-        let request = request.headers(question.headers.clone()).timeout(question.timeout);
+        let mut request = request.headers(question.headers.clone()).timeout(question.timeout);
+        if let Some(body) = &question.body {
+            request = request.body(body.clone());
+        }
         let mut response = request.send().await.map_err(no_answer)?;
         tracing::trace!("{} {} answered {}", question.method, self.url(&question.path), response.status().as_u16());
         if let Some((name, value)) = &self.seal

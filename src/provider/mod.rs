@@ -8,11 +8,15 @@ pub mod metadata_http;
 
 use crate::run_state::Identity;
 use crate::runner_config::ProviderConfig;
+use crate::runner_config::settings::InterruptionSettings;
 use async_trait::async_trait;
 use jiff::Timestamp;
+use jiff::fmt::rfc2822;
 use metadata_http::{Failure, MetadataError, MetadataService};
 use serde_json::{Map, Value};
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 use taskcluster_api::{Credentials, WorkerProof};
 
 /// What a provider finds out about the machine.
@@ -47,10 +51,45 @@ pub enum Recognition {
 /// Word that the machine will be interrupted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// Who says so, and what: for the log.
-    pub source: String,
+    /// What tells it from other notices: a nearer or farther deadline of the same notice is no second one.
+    pub id: String,
+    /// What will happen.
+    pub kind: NoticeKind,
     /// When, if that is said.
     pub deadline: Option<Timestamp>,
+    /// Whether there is time to finish tasks where no deadline is said.
+    pub finish_tasks: bool,
+    /// Who says so, and what: for the log.
+    pub source: String,
+    /// What [`Provider::acknowledge`] takes, where that concerns nobody but us.
+    pub acknowledge: Option<String>,
+}
+
+/// What will happen to a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// Its cloud takes it away, or stops it.
+    Reclaim,
+    /// It will be rebooted, and come back.
+    Reboot,
+    /// It will stand still for a moment.
+    Freeze,
+    /// It might be taken away: its cloud recommends another.
+    Advice,
+    /// worker-manager doesn't want the worker any more.
+    Unwanted,
+}
+
+impl fmt::Display for NoticeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reclaim => "the machine is taken away",
+            Self::Reboot => "the machine is rebooted",
+            Self::Freeze => "the machine stands still",
+            Self::Advice => "the machine may be taken away",
+            Self::Unwanted => "the worker is not wanted any more",
+        })
+    }
 }
 
 impl fmt::Display for Notice {
@@ -59,6 +98,41 @@ impl fmt::Display for Notice {
             Some(deadline) => write!(f, "{}, at {deadline:.0}", self.source),
             None => f.write_str(&self.source),
         }
+    }
+}
+
+/// What a watch says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// Something will happen, or at another time than was said.
+    Notice(Notice),
+    /// It will not happen, or is over.
+    Withdrawn(Notice),
+}
+
+/// A look-out for notices from one source.
+#[async_trait]
+pub trait Watch: Send {
+    /// The next word. Asks as often as that source needs; never ends where nothing comes.
+    async fn next(&mut self) -> Word;
+}
+
+/// What a source has announced so far, so that only news is passed on.
+#[derive(Debug, Default)]
+struct Announced(Vec<Notice>);
+
+impl Announced {
+    /// One difference between what was announced and what holds now; it is announced then.
+    fn news(&mut self, current: &[Notice]) -> Option<Word> {
+        let known =
+            |notice: &&Notice| self.0.iter().any(|known| known.id == notice.id && known.deadline == notice.deadline);
+        if let Some(new) = current.iter().find(|notice| !known(notice)) {
+            self.0.retain(|known| known.id != new.id);
+            self.0.push(new.clone());
+            return Some(Word::Notice(new.clone()));
+        }
+        let gone = self.0.iter().position(|known| !current.iter().any(|notice| notice.id == known.id))?;
+        Some(Word::Withdrawn(self.0.remove(gone)))
     }
 }
 
@@ -95,21 +169,43 @@ pub trait Provider: Send + Sync {
     /// Whether a cached run is this machine's. May wait; the caller sets the limit.
     async fn recognise(&self, cached: &Identity) -> Recognition;
 
-    /// The next notice that hasn't been returned before. Never ends where there is none; cancel-safe.
-    async fn next_notice(&mut self) -> Notice;
+    /// Everything that says that the machine will be interrupted, each source by itself.
+    fn watches(&self) -> Vec<Box<dyn Watch>>;
+
+    /// Says that nothing has to be waited for any more: the worker has gone.
+    async fn acknowledge(&self, event: &str);
+}
+
+/// How often is looked.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Between two looks at what comes at short notice.
+    pub quick: Duration,
+    /// Between two looks at what comes long before.
+    pub slow: Duration,
+}
+
+impl From<&InterruptionSettings> for Pace {
+    fn from(settings: &InterruptionSettings) -> Self {
+        Self { quick: settings.poll, slow: settings.slow_poll }
+    }
 }
 
 /// The provider that the config names. `metadata` says where a cloud's metadata service is.
 ///
 /// # Errors
 /// Where no HTTP client can be made.
-pub fn build(config: &ProviderConfig, metadata: &MetadataService) -> Result<Box<dyn Provider>, ProviderError> {
+pub fn build(
+    config: &ProviderConfig,
+    metadata: &MetadataService,
+    pace: Pace,
+) -> Result<Arc<dyn Provider>, ProviderError> {
     Ok(match config {
-        ProviderConfig::Aws => Box::new(aws::Aws::new(metadata)?),
-        ProviderConfig::Azure => Box::new(azure::Azure::new(metadata)?),
-        ProviderConfig::Google => Box::new(google::Google::new(metadata)?),
-        ProviderConfig::Static(config) => Box::new(host::StaticHost::new(config.clone())),
-        ProviderConfig::Standalone(config) => Box::new(host::Standalone::new(config.clone())),
+        ProviderConfig::Aws => Arc::new(aws::Aws::new(metadata, pace)?),
+        ProviderConfig::Azure => Arc::new(azure::Azure::new(metadata, pace)?),
+        ProviderConfig::Google => Arc::new(google::Google::new(metadata, pace)?),
+        ProviderConfig::Static(config) => Arc::new(host::StaticHost::new(config.clone())),
+        ProviderConfig::Standalone(config) => Arc::new(host::Standalone::new(config.clone())),
     })
 }
 
@@ -131,11 +227,62 @@ fn known<const N: usize>(facts: [(&str, Option<String>); N]) -> Map<String, Valu
 }
 
 /// Looks happen every second: says once that they fail, and once that they work again.
-fn note_trouble(trouble: &mut bool, failure: Option<&Failure>) {
-    match (*trouble, failure) {
-        (false, Some(failure)) => tracing::warn!("cannot look for interruption notices: {failure}; going on trying"),
-        (true, None) => tracing::info!("looking for interruption notices works again"),
-        (true, Some(_)) | (false, None) => {}
+#[derive(Debug, Default)]
+struct Trouble(bool);
+
+impl Trouble {
+    fn note(&mut self, source: &str, failure: Option<&Failure>) {
+        match (self.0, failure) {
+            (false, Some(failure)) => tracing::warn!("cannot look for {source}: {failure}; going on trying"),
+            (true, None) => tracing::info!("looking for {source} works again"),
+            (true, Some(_)) | (false, None) => {}
+        }
+        self.0 = failure.is_some();
     }
-    *trouble = failure.is_some();
+}
+
+/// At most so many plain letters and digits of what somebody else wrote, for the log.
+fn plain_word(text: &str) -> String {
+    text.chars().filter(char::is_ascii_alphanumeric).take(20).collect()
+}
+
+/// A time as the clouds write it: `Mon, 19 Sep 2016 18:29:47 GMT`, `21 Jan 2019 09:00:43 GMT`, or RFC 3339.
+fn cloud_time(text: &str) -> Option<Timestamp> {
+    let text = text.trim();
+    rfc2822::DateTimeParser::new().relaxed_weekday(true).parse_timestamp(text).ok().or_else(|| text.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_news_is_said_and_what_is_gone_is_withdrawn() {
+        let notice = |id: &str, second| Notice {
+            id: id.to_owned(),
+            kind: NoticeKind::Reclaim,
+            deadline: Timestamp::from_second(second).ok(),
+            finish_tasks: false,
+            source: "s".to_owned(),
+            acknowledge: None,
+        };
+        let mut announced = Announced::default();
+        let (a, b, nearer) = (notice("a", 10), notice("b", 20), notice("a", 5));
+        assert_eq!(announced.news(&[]), None);
+        assert_eq!(announced.news(&[a.clone(), b.clone()]), Some(Word::Notice(a.clone())));
+        assert_eq!(announced.news(&[a.clone(), b.clone()]), Some(Word::Notice(b.clone())));
+        assert_eq!(announced.news(&[a.clone(), b.clone()]), None);
+        assert_eq!(announced.news(&[nearer.clone(), b.clone()]), Some(Word::Notice(nearer.clone())));
+        assert_eq!(announced.news(std::slice::from_ref(&b)), Some(Word::Withdrawn(nearer)));
+        assert_eq!(announced.news(std::slice::from_ref(&b)), None);
+    }
+
+    #[test]
+    fn the_clouds_ways_to_write_a_time_are_read() {
+        let expected: Timestamp = "2019-01-21T09:00:43Z".parse().unwrap();
+        for text in ["21 Jan 2019 09:00:43 GMT", "Mon, 21 Jan 2019 09:00:43 GMT", "2019-01-21T09:00:43Z"] {
+            assert_eq!(cloud_time(text), Some(expected), "{text}");
+        }
+        assert_eq!(cloud_time(""), None);
+    }
 }

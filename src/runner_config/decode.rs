@@ -2,6 +2,7 @@
 
 use super::document::{Content, Document, Node, to_map};
 use super::problem::Problem;
+use super::settings;
 use super::table::{Spanned, Table};
 use super::{
     GenericWorkerStart, HostConfig, ProviderConfig, RunnerConfig, StandaloneConfig, StaticConfig, WorkerConfig,
@@ -61,10 +62,12 @@ fn decode_root(root: &Node, problems: &mut Vec<Problem>) -> Option<Sections> {
         logging.word(&["implementation"], &[("stdio", ())]);
         logging.finish();
     }
+    let settings = settings::decode(&mut table);
     table.finish();
     if let (Some(provider), Some(worker), Some(worker_config)) = (provider, worker, worker_config) {
         let cache_over_restarts = cache_over_restarts.clone();
-        sections.config = Some(RunnerConfig { provider, worker, worker_config, get_secrets, cache_over_restarts });
+        let config = RunnerConfig { provider, worker, worker_config, get_secrets, cache_over_restarts, settings };
+        sections.config = Some(config);
     }
     Some(Sections { cache_over_restarts, ..sections })
 }

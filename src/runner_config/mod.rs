@@ -6,11 +6,13 @@
 mod decode;
 mod document;
 mod problem;
+pub mod settings;
 mod table;
 
 pub use decode::Sections;
 pub use document::{Document, Position, SyntaxError, parse};
 pub use problem::{Problem, Severity};
+pub use settings::Settings;
 
 use crate::platform::{self, Looseness};
 use crate::run_state::Identity;
@@ -38,6 +40,8 @@ pub struct RunnerConfig {
     pub get_secrets: bool,
     /// The file that carries a run over reboots.
     pub cache_over_restarts: Option<PathBuf>,
+    /// How start-worker behaves.
+    pub settings: Settings,
 }
 
 /// Which provider, and what it has to be told.

@@ -2,8 +2,13 @@
 
 use super::document::{Content, Entry, Node, Position, presentable};
 use super::problem::Problem;
+use jiff::SignedDuration;
 use serde_json::Value;
 use std::str::FromStr;
+use std::time::Duration;
+
+/// No time in a runner config is longer: a year.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// A mapping whose members are being taken.
 pub struct Table<'n, 'p> {
@@ -127,6 +132,58 @@ impl<'n, 'p> Table<'n, 'p> {
             .expected(expected)
             .nearest(&text.value, words.iter().map(|(word, _)| *word));
         self.problems.push(problem);
+        None
+    }
+
+    /// One of some words, if it is there.
+    pub fn optional_word<T: Copy>(&mut self, name: &'static str, words: &[(&'static str, T)]) -> Option<T> {
+        if self.is_absent(&[name]) {
+            self.known.push(name);
+            return None;
+        }
+        self.word(&[name], words)
+    }
+
+    /// Whether a member is there and is neither a list nor a mapping.
+    pub fn is_scalar(&self, name: &str) -> bool {
+        let found = self.entries.iter().find(|entry| entry.key == name);
+        found.is_some_and(|entry| matches!(entry.node.content, Content::Scalar { .. }))
+    }
+
+    /// A whole number from 0 to `most`, if it is there.
+    pub fn number(&mut self, name: &'static str, most: u64) -> Option<u64> {
+        let entry = self.take(&[name])?;
+        let value = match &entry.node.content {
+            Content::Scalar { value, .. } => value.as_u64().filter(|number| *number <= most),
+            Content::List(_) | Content::Mapping(_) => None,
+        };
+        if value.is_none() {
+            let problem = Problem::error(entry.node.at, self.path_of(&entry.key))
+                .found(entry.node.describe())
+                .expected(format!("a whole number from 0 to {most}"));
+            self.problems.push(problem);
+        }
+        value
+    }
+
+    /// A time, if it is there: a number of seconds, or with units, such as `1h 30m`, `80s`, `250ms`.
+    pub fn duration(&mut self, name: &'static str) -> Option<(Duration, Position, String)> {
+        let entry = self.take(&[name])?;
+        let path = self.path_of(&entry.key);
+        let value = match &entry.node.content {
+            Content::Scalar { value: Value::Number(seconds), .. } => {
+                seconds.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            }
+            Content::Scalar { value: Value::String(text), .. } => {
+                text.parse::<SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok())
+            }
+            Content::Scalar { .. } | Content::List(_) | Content::Mapping(_) => None,
+        };
+        if let Some(value) = value.filter(|value| *value <= LONGEST) {
+            return Some((value, entry.node.at, path));
+        }
+        let problem = Problem::error(entry.node.at, path).found(entry.node.describe());
+        self.problems.push(problem.expected("a time of at most a year, such as `80s`, `5m`, `1h 30m`, or seconds"));
         None
     }
 

@@ -1,21 +1,27 @@
 //! The one place that listens to everything at once, and the one owner of every task of a run.
 
-use super::relay;
-use super::signals::StopSignals;
-use super::supervisor::{Action, Deadline, Event, Renewed, Say, Supervisor, Terms};
-use crate::cache::{Cache, Kept};
+use super::clock::Clock;
+use super::relay::{self, Traffic};
+use super::signals::{Request, StopSignals};
+use super::supervisor::{Action, Deadline, Event, NotRenewed, Renewed, Say, Supervisor, Terms};
+use super::tasks::{Outcome, Task};
+use crate::cache::{Cache, Kept, Tombstone};
 use crate::driver::Worker;
 use crate::driver::process::{Process, WorkerExit};
 use crate::logging::LogStream;
-use crate::provider::{Notice, Provider};
+use crate::outcome::RunFacts;
+use crate::platform::{self, InitWord, MemoryEvents, MemoryWatch};
+use crate::provider::{Found, Provider, Watch};
+use crate::registration::{self, RenewalError};
+use crate::report::{Redactor, Reporter};
 use crate::retirement;
 use crate::run_state::{Lease, RunState};
-use crate::{registration, report};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use taskcluster_api::{Client, Renewal, ReportWorkerError};
+use taskcluster_api::{Client, Renewal, ReportWorkerError, RetryPolicy, WorkerManager};
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -26,18 +32,14 @@ use worker_protocol::{Message, MessageWriter, Outbox};
 /// not see it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
-/// How long the worker's last lines are waited for once it has ended, while none comes: whatever holds its output open
-/// then is not the worker.
-const LAST_LINES: Duration = Duration::from_secs(5);
-
-/// How long they are waited for while a slow reader of the log takes them.
+/// How long the worker's last lines are waited for while a slow reader of the log takes them.
 const LONGEST_LAST_LINES: Duration = Duration::from_secs(60);
 
 /// How long reports that wait when the worker has ended may take in all.
 const LAST_REPORTS: Duration = Duration::from_secs(10);
 
 /// Between two looks at how far the end of a run has come.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How long writing renewed credentials to the cache may keep them from the worker.
 const CACHE_PATIENCE: Duration = Duration::from_secs(10);
@@ -48,93 +50,59 @@ const MOST_REPORTS: usize = 8;
 /// Messages between the relay and the loop.
 const MESSAGES: usize = 4;
 
+/// What the init system is given beyond the worker's time: ours.
+const OUR_TIME: Duration = Duration::from_secs(15);
+
 /// What a run needs beside its worker.
 pub struct Surroundings {
-    /// Says when the machine goes away.
-    pub provider: Box<dyn Provider>,
+    /// What holds for the whole run.
+    pub terms: Terms,
+    /// Says when the machine goes away, and proves anew who it is.
+    pub provider: Arc<dyn Provider>,
     /// worker-manager, with the run's first credentials.
     pub client: Client,
     /// Where renewed credentials are kept.
     pub cache: Cache,
+    /// Sends error reports.
+    pub reporter: Reporter,
     /// Where the worker's lines go.
     pub log: LogStream,
     /// Requests to end.
     pub signals: StopSignals,
-    /// Whether a cloud made the machine.
-    pub is_cloud: bool,
 }
 
 /// A run that is over.
 pub struct Ended {
-    /// How the worker ended.
-    pub exit: WorkerExit,
-    /// worker-manager, with the newest credentials.
+    /// What is known of its end.
+    pub facts: RunFacts,
+    /// The run, with the newest credentials.
+    pub run: RunState,
+    /// worker-manager, with the same.
     pub client: Client,
-    /// Whether the worker was asked to end.
-    pub asked: bool,
-    /// Whether a signal asked us to end.
-    pub signalled: bool,
-    /// Whether the machine has been retired already, or at least that has been tried.
+    /// Knows the secrets of the run.
+    pub redactor: Redactor,
+    /// The worker's last lines, where they may be reported.
+    pub last_lines: Vec<String>,
+    /// What the cloud may be told to go on with.
+    pub to_acknowledge: Vec<String>,
+    /// Whether the machine has been retired already.
     pub retired: bool,
-    /// Whether a part of us failed.
-    pub lost_part: bool,
     /// Requests to end: they still come.
     pub signals: StopSignals,
 }
 
-/// The tasks of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Task {
-    Output,
-    Errors,
-    Input,
-    Watch,
-    Renewal,
-    CacheWrite,
-    Report,
-    Retirement,
-}
-
-impl Task {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Output => "relay of the worker's output",
-            Self::Errors => "relay of the worker's errors",
-            Self::Input => "the worker's input",
-            Self::Watch => "watch for notices",
-            Self::Renewal => "renewal",
-            Self::CacheWrite => "writing the cache",
-            Self::Report => "error report",
-            Self::Retirement => "retirement",
-        }
-    }
-}
-
-/// What a task of the run came to.
-enum Outcome {
-    /// The worker writes no more.
-    OutputEnded(io::Result<()>),
-    /// The worker writes no more errors.
-    ErrorsEnded(io::Result<()>),
-    /// The worker's input is closed.
-    InputClosed(io::Error),
-    /// A notice came; the provider is to be asked again.
-    Notice(Notice, Box<dyn Provider>),
-    /// A renewal came to this.
-    Renewed(Result<Renewed, String>),
-    /// The cache was written, or not.
-    CacheWritten(bool),
-    /// A report was sent, or not.
-    Reported,
-    /// The machine was retired, or not.
-    Retired,
-}
-
 struct Loop {
+    terms: Terms,
     run: RunState,
     client: Client,
+    clock: Clock,
     cache: Cache,
+    provider: Arc<dyn Provider>,
+    reporter: Reporter,
+    redactor: Redactor,
     log: LogStream,
+    traffic: Traffic,
+    memory: Option<MemoryEvents>,
     supervisor: Supervisor,
     deadlines: BTreeMap<Deadline, Timestamp>,
     tasks: JoinSet<Outcome>,
@@ -144,24 +112,34 @@ struct Loop {
     reporting: bool,
     dropped_reports: usize,
     retired: bool,
+    /// Since when the machine is to go, if the worker asked for that.
+    retiring: Option<Timestamp>,
     exit: Option<WorkerExit>,
 }
 
 /// Stays beside the worker until it has ended.
 pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings) -> Ended {
-    let Surroundings { provider, client, cache, log, mut signals, is_cloud } = surroundings;
+    let Surroundings { terms, provider, client, cache, reporter, log, mut signals } = surroundings;
     let Worker { mut process, streams } = worker;
-    let terms = Terms { is_cloud, seed: fastrand::u64(..) };
-    let outbox = Outbox::new(Supervisor::offer(terms, run.admitted.lease.as_ref()));
-    let (supervisor, first) = Supervisor::begin(terms, run.admitted.lease.clone(), client.latest_now());
+    let outbox = Outbox::new(Supervisor::offer(&terms, run.admitted.lease.as_ref()));
+    let mut clock = Clock::begin(&client);
+    let (supervisor, first) = Supervisor::begin(terms.clone(), run.admitted.lease.clone(), clock.now(&client));
     // One message at a time is on its way to the worker; the others wait in the outbox, where newer ones replace them.
     let (input, to_write) = mpsc::channel(1);
     let (messages, mut received) = mpsc::channel(MESSAGES);
+    let traffic = Traffic::keeping(terms.settings.report.worker_log_lines);
     let mut state = Loop {
+        redactor: Redactor::of(&run),
+        terms,
         run,
         client,
+        clock,
         cache,
+        provider,
+        reporter,
         log: log.clone(),
+        traffic: traffic.clone(),
+        memory: MemoryEvents::ours(),
         supervisor,
         deadlines: BTreeMap::new(),
         tasks: JoinSet::new(),
@@ -171,23 +149,30 @@ pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings
         reporting: false,
         dropped_reports: 0,
         retired: false,
+        retiring: None,
         exit: None,
     };
-    let output = relay::output(streams.output, log.clone(), messages);
+    let output = relay::output(streams.output, log.clone(), messages, traffic.clone());
     state.spawn(Task::Output, async { Outcome::OutputEnded(output.await) });
-    let errors = relay::errors(streams.errors, log);
+    let errors = relay::errors(streams.errors, log, traffic);
     state.spawn(Task::Errors, async { Outcome::ErrorsEnded(errors.await) });
     state.spawn(Task::Input, async { Outcome::InputClosed(write_input(streams.input, to_write).await) });
-    state.watch(provider);
+    state.provider.watches().into_iter().for_each(|watch| state.watch(watch));
+    if let Some(Ok(watch)) = state.memory.as_ref().map(MemoryEvents::watch) {
+        state.watch_memory(watch);
+    }
     state.act(first, &mut process);
 
     while state.exit.is_none() {
         let event = tokio::select! {
             exit = process.exited(), if state.is_running() => Some(Event::Exited(exit)),
-            () = signals.next() => Some(Event::StopSignal),
+            request = signals.next() => Some(match request {
+                Request::Stop => Event::StopSignal,
+                Request::Drain => Event::DrainSignal,
+            }),
             Some(message) = received.recv() => Some(Event::Message(message)),
             Some(joined) = state.tasks.join_next_with_id() => state.joined(joined),
-            deadline = next_deadline(&state.deadlines, &state.client) => state.elapse(deadline),
+            () = sleep_until(&state.deadlines, &mut state.clock, &state.client) => state.elapse(),
             Ok(permit) = input.reserve(), if state.outbox.is_ready() => {
                 if let Some(message) = state.outbox.pop() {
                     permit.send(message);
@@ -212,10 +197,17 @@ impl Loop {
         self.running.values().any(|running| *running == task)
     }
 
-    fn watch(&mut self, mut provider: Box<dyn Provider>) {
+    fn watch(&mut self, mut watch: Box<dyn Watch>) {
         self.spawn(Task::Watch, async move {
-            let notice = provider.next_notice().await;
-            Outcome::Notice(notice, provider)
+            let word = watch.next().await;
+            Outcome::Word(word, watch)
+        });
+    }
+
+    fn watch_memory(&mut self, mut watch: MemoryWatch) {
+        self.spawn(Task::Memory, async move {
+            let changed = watch.changed().await;
+            Outcome::MemoryChanged(changed.is_ok().then_some(watch))
         });
     }
 
@@ -224,8 +216,21 @@ impl Loop {
     }
 
     fn dispatch(&mut self, event: Event, process: &mut Process) {
-        let actions = self.supervisor.handle(event, self.client.latest_now());
+        // What ended the worker, or made init stop us, may not have been heard yet.
+        if matches!(event, Event::Exited(_) | Event::StopSignal) && self.memory_ran_out() {
+            self.handle(Event::OutOfMemory, process);
+        }
+        self.handle(event, process);
+    }
+
+    fn handle(&mut self, event: Event, process: &mut Process) {
+        let now = self.clock.now(&self.client);
+        let actions = self.supervisor.handle(event, now);
         self.act(actions, process);
+    }
+
+    fn memory_ran_out(&mut self) -> bool {
+        self.memory.as_mut().is_some_and(MemoryEvents::look)
     }
 
     /// What a task came to, as an event where the supervisor is to know of it.
@@ -253,23 +258,29 @@ impl Loop {
         match task {
             Task::Output | Task::Errors | Task::Watch => Some(Event::PartLost(task.name())),
             Task::Input => Some(Event::InputClosed),
-            Task::Renewal => Some(Event::Renewed(Err("our own task failed".to_owned()))),
+            Task::Renewal => Some(Event::Renewed(Err(NotRenewed::Failed("our own task failed".to_owned())))),
             Task::CacheWrite => Some(Event::CacheWritten(false)),
+            Task::Question => Some(Event::ManagerSays(Err("our own task failed".to_owned()))),
             Task::Report => {
                 self.reporting = false;
                 self.send_next_report();
                 None
             }
-            // It is tried again when the run is over.
-            Task::Retirement => None,
+            // Retirement is tried again when the run is over; memory is looked at when something ends, too.
+            Task::Retirement | Task::Memory => None,
         }
     }
 
     fn outcome(&mut self, outcome: Outcome) -> Option<Event> {
         match outcome {
-            Outcome::OutputEnded(result) | Outcome::ErrorsEnded(result) => {
+            Outcome::OutputEnded(Ok(())) => Some(Event::OutputClosed),
+            Outcome::OutputEnded(Err(error)) => {
+                tracing::error!("cannot read what the worker writes: {error}");
+                Some(Event::ContactLost)
+            }
+            Outcome::ErrorsEnded(result) => {
                 if let Err(error) = result {
-                    tracing::error!("cannot read what the worker writes: {error}");
+                    tracing::error!("cannot read what the worker writes to its standard error: {error}");
                 }
                 None
             }
@@ -277,28 +288,53 @@ impl Loop {
                 tracing::debug!("the worker's input is closed: {error}");
                 Some(Event::InputClosed)
             }
-            Outcome::Notice(notice, provider) => {
-                self.watch(provider);
-                Some(Event::Notice(notice))
+            Outcome::Word(word, watch) => {
+                self.watch(watch);
+                Some(Event::Word(word))
+            }
+            Outcome::MemoryChanged(watch) => {
+                if let Some(watch) = watch {
+                    self.watch_memory(watch);
+                }
+                self.memory_ran_out().then_some(Event::OutOfMemory)
             }
             Outcome::Renewed(result) => Some(Event::Renewed(result)),
             Outcome::CacheWritten(written) => Some(Event::CacheWritten(written)),
+            Outcome::ManagerSays(answer) => answer.map(Event::ManagerSays),
             Outcome::Reported => {
                 self.reporting = false;
                 self.send_next_report();
                 None
             }
-            Outcome::Retired => {
-                self.retired = true;
+            Outcome::Retired(retired) => {
+                self.retired = retired;
                 None
             }
         }
     }
 
-    fn elapse(&mut self, deadline: Option<Deadline>) -> Option<Event> {
-        let deadline = deadline?;
+    /// The first deadline that has come, if one has: the clock may have jumped meanwhile.
+    fn elapse(&mut self) -> Option<Event> {
+        let now = self.clock.now(&self.client);
+        let (deadline, time) = self.deadlines.iter().min_by_key(|(_, time)| **time)?;
+        if *time > now {
+            return None;
+        }
+        let deadline = *deadline;
         self.deadlines.remove(&deadline);
-        Some(Event::Elapsed(deadline))
+        Some(match deadline {
+            Deadline::Progress => Event::Activity(self.traffic.count()),
+            Deadline::Renewal
+            | Deadline::CredentialsEnd
+            | Deadline::CacheRetry
+            | Deadline::LateSignal
+            | Deadline::Hello
+            | Deadline::Stop
+            | Deadline::Notice
+            | Deadline::AskManager
+            | Deadline::Killed
+            | Deadline::Mute => Event::Elapsed(deadline),
+        })
     }
 
     fn act(&mut self, actions: Vec<Action>, process: &mut Process) {
@@ -307,24 +343,23 @@ impl Loop {
                 Action::Send(message) => self.outbox.push(message),
                 Action::Agree(capabilities) => {
                     self.outbox.hello(capabilities);
+                    platform::tell_init(InitWord::Status("the worker runs and has said hello"));
                 }
                 Action::Renew => self.renew(),
+                Action::Register => self.register(),
                 Action::Adopt(renewal) => {
                     self.client = self.client.with_credentials(renewal.credentials.clone());
+                    self.redactor.learn(&renewal.credentials, Some(&renewal.secret));
                     adopt(&mut self.run, renewal);
                 }
                 Action::WriteCache => {
-                    let (cache, run) = (self.cache.clone(), self.run.clone());
-                    self.spawn(Task::CacheWrite, async move { Outcome::CacheWritten(keep(&cache, run).await) });
+                    let (cache, kept) = (self.cache.clone(), to_keep(self.run.clone(), self.retiring));
+                    self.spawn(Task::CacheWrite, async move { Outcome::CacheWritten(keep(&cache, kept).await) });
                 }
                 Action::Report(report) => self.report(report),
-                Action::Retire => {
-                    let (client, worker) = (self.client.clone(), self.run.admitted.identity.worker());
-                    self.spawn(Task::Retirement, async move {
-                        retirement::remove_or_shut_down(&client, &worker).await;
-                        Outcome::Retired
-                    });
-                }
+                Action::AskManager => self.ask_manager(),
+                Action::Retire => self.retire(),
+                Action::Interrupt => process.interrupt(),
                 Action::Terminate => process.terminate(),
                 Action::Kill => process.kill(),
                 Action::Arm(deadline, time) => {
@@ -336,6 +371,12 @@ impl Loop {
                 Action::Log(Say::Info(text)) => tracing::info!("{text}"),
                 Action::Log(Say::Warning(text)) => tracing::warn!("{text}"),
                 Action::Log(Say::Error(text)) => tracing::error!("{text}"),
+                Action::Stopping(left) => {
+                    platform::tell_init(InitWord::Status("the worker is asked to end"));
+                    if let Some(left) = left.and_then(|left| Duration::try_from(left).ok()) {
+                        platform::tell_init(InitWord::Extend(left + OUR_TIME));
+                    }
+                }
                 Action::Finish(exit) => self.exit = Some(exit),
             }
         }
@@ -344,16 +385,59 @@ impl Loop {
     /// New credentials are in the cache before the worker hears of them: their predecessors are dead already.
     fn renew(&mut self) {
         let Some(lease) = self.run.admitted.lease.clone() else { return };
-        let (client, cache, mut run) = (self.client.clone(), self.cache.clone(), self.run.clone());
+        let (client, worker) = (self.client.clone(), self.run.admitted.identity.worker());
+        self.spawn_renewal(async move {
+            registration::renew(&client, &worker, &lease.secret).await.map_err(|error| match error {
+                RenewalError::Refused(_) => NotRenewed::Refused(error.to_string()),
+                RenewalError::Failed(_) => NotRenewed::Failed(error.to_string()),
+            })
+        });
+    }
+
+    /// As at the start; only machines that may register again come here.
+    fn register(&mut self) {
+        let (client, provider) = (self.client.clone(), Arc::clone(&self.provider));
+        let is_cloud = self.terms.is_cloud;
+        self.spawn_renewal(async move {
+            let failed = |error: &dyn std::fmt::Display| NotRenewed::Failed(error.to_string());
+            let found: Found = provider.identify().await.map_err(|error| failed(&error))?;
+            let admitted = registration::admit(&client, &*provider, found, is_cloud).await;
+            let admitted = admitted.map_err(|error| failed(&taskcluster_api::Chain(&error)))?;
+            let Some(Lease { expires, secret }) = admitted.lease else {
+                return Err(NotRenewed::Failed("these credentials never end".to_owned()));
+            };
+            Ok(Renewal { credentials: admitted.credentials, expires, secret })
+        });
+    }
+
+    fn spawn_renewal(&mut self, renewal: impl Future<Output = Result<Renewal, NotRenewed>> + Send + 'static) {
+        let (cache, mut run) = (self.cache.clone(), self.run.clone());
+        let retiring = self.retiring;
         self.spawn(Task::Renewal, async move {
-            let worker = run.admitted.identity.worker();
-            let renewal = match registration::renew(&client, &worker, &lease.secret).await {
+            let renewal = match renewal.await {
                 Ok(renewal) => renewal,
-                Err(error) => return Outcome::Renewed(Err(format!("{error}: {}", error.failure))),
+                Err(reason) => return Outcome::Renewed(Err(reason)),
             };
             adopt(&mut run, renewal.clone());
-            let cached = keep(&cache, run).await;
+            let cached = keep(&cache, to_keep(run, retiring)).await;
             Outcome::Renewed(Ok(Renewed { renewal, cached }))
+        });
+    }
+
+    fn ask_manager(&mut self) {
+        let (client, worker) = (self.client.clone(), self.run.admitted.identity.worker());
+        self.spawn(Task::Question, async move {
+            let service = WorkerManager::new(client);
+            let answer = service.should_worker_terminate(&worker, RetryPolicy::DEFAULT).await;
+            Outcome::ManagerSays(match answer {
+                Ok(answer) => Some(Ok(answer.terminate.then_some(answer.reason))),
+                // Nobody answers that question to this client.
+                Err(error) if matches!(error.status(), Some(403 | 404)) => {
+                    tracing::debug!("may not ask whether this worker is still wanted: {}", error.failure);
+                    None
+                }
+                Err(error) => Some(Err(error.failure.to_string())),
+            })
         });
     }
 
@@ -363,10 +447,26 @@ impl Loop {
         }
         let Some(ErrorReport { description, kind, title, extra }) = self.reports.pop_front() else { return };
         self.reporting = true;
+        let (reporter, redactor) = (self.reporter.clone(), self.redactor.clone());
         let (client, worker) = (self.client.clone(), self.run.admitted.identity.worker());
         self.spawn(Task::Report, async move {
-            report::send(&client, &worker, ReportWorkerError { kind, title, description, extra }).await;
+            let report = ReportWorkerError { kind, title, description, extra };
+            reporter.send(&client, &worker, &redactor, report).await;
             Outcome::Reported
+        });
+    }
+
+    /// The worker asked for it and is about to end. What fails here is done with more patience when it has.
+    fn retire(&mut self) {
+        let since = self.clock.now(&self.client);
+        self.retiring = Some(since);
+        let tombstone = to_keep(self.run.clone(), self.retiring);
+        let (cache, client, worker) = (self.cache.clone(), self.client.clone(), self.run.admitted.identity.worker());
+        let settings = self.terms.settings.retirement.clone();
+        self.spawn(Task::Retirement, async move {
+            keep(&cache, tombstone).await;
+            let retired = retirement::remove(&client, &worker, &settings).await || retirement::try_to_shut_down().await;
+            Outcome::Retired(retired)
         });
     }
 
@@ -379,8 +479,8 @@ impl Loop {
         mut signals: StopSignals,
     ) -> Ended {
         process.end_descendants(self.runs(Task::Retirement)).await;
-        let mut signalled = self.supervisor.was_signalled();
-        let mut patience = Patience::begin(&self.log);
+        let mut facts = self.supervisor.facts(self.exit.unwrap_or(WorkerExit::Code(1)));
+        let mut patience = Patience::begin(&self.log, self.terms.settings.protocol.output_grace);
         loop {
             let lines = self.runs(Task::Output) || self.runs(Task::Errors) || !received.is_empty();
             let lines = lines && patience.waits_for_lines(&self.log);
@@ -392,13 +492,14 @@ impl Loop {
             tokio::select! {
                 Some(joined) = self.tasks.join_next_with_id() => match self.joined(joined) {
                     Some(Event::Renewed(Ok(renewed))) => {
-                        self.client = self.client.with_credentials(renewed.renewal.credentials);
+                        self.client = self.client.with_credentials(renewed.renewal.credentials.clone());
+                        adopt(&mut self.run, renewed.renewal);
                     }
                     Some(event) => tracing::debug!("after the end of the run: {event:?}"),
                     None => {}
                 },
                 Some(message) = received.recv() => self.last_message(message),
-                () = signals.next() => signalled = true,
+                request = signals.next() => facts.signalled |= request == Request::Stop,
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
@@ -406,12 +507,13 @@ impl Loop {
             tracing::warn!("{} error reports of the worker were dropped", self.dropped_reports);
         }
         Ended {
-            exit: self.exit.unwrap_or(WorkerExit::Code(1)),
+            facts,
             client: self.client.clone(),
-            asked: self.supervisor.asked_to_stop(),
-            signalled,
+            redactor: self.redactor,
+            last_lines: self.traffic.last_lines(),
+            to_acknowledge: self.supervisor.to_acknowledge(),
             retired: self.retired,
-            lost_part: self.supervisor.lost_part(),
+            run: self.run,
             signals,
         }
     }
@@ -445,6 +547,8 @@ impl Loop {
 
 /// How long the end of a run is still waited for.
 struct Patience {
+    /// While no line comes: whatever holds the output open then is not the worker.
+    last_lines: Duration,
     began: Instant,
     progress: u64,
     last_progress: Instant,
@@ -452,9 +556,9 @@ struct Patience {
 }
 
 impl Patience {
-    fn begin(log: &LogStream) -> Self {
+    fn begin(log: &LogStream, last_lines: Duration) -> Self {
         let now = Instant::now();
-        Self { began: now, progress: log.progress(), last_progress: now, gave_up: false }
+        Self { last_lines, began: now, progress: log.progress(), last_progress: now, gave_up: false }
     }
 
     /// As long as they get on; a reader that is slow is waited for, one that is gone is not.
@@ -463,7 +567,7 @@ impl Patience {
         if progress != self.progress {
             (self.progress, self.last_progress) = (progress, Instant::now());
         }
-        let waits = self.last_progress.elapsed() < LAST_LINES && self.began.elapsed() < LONGEST_LAST_LINES;
+        let waits = self.last_progress.elapsed() < self.last_lines && self.began.elapsed() < LONGEST_LAST_LINES;
         if !waits && !self.gave_up {
             self.gave_up = true;
             tracing::warn!("the worker has ended, but its output is still held open or the log is not read: going on");
@@ -481,8 +585,16 @@ fn adopt(run: &mut RunState, renewal: Renewal) {
     run.admitted.lease = Some(Lease { expires: renewal.expires, secret: renewal.secret });
 }
 
-async fn keep(cache: &Cache, run: RunState) -> bool {
-    if let Ok(kept) = tokio::time::timeout(CACHE_PATIENCE, cache.keep(&Kept::Configured(run))).await {
+/// What the next boot goes on with.
+fn to_keep(run: RunState, retiring: Option<Timestamp>) -> Kept {
+    match retiring {
+        Some(since) => Kept::Retiring(Tombstone { admitted: run.admitted, since, remove: true }),
+        None => Kept::Configured(run),
+    }
+}
+
+async fn keep(cache: &Cache, kept: Kept) -> bool {
+    if let Ok(kept) = tokio::time::timeout(CACHE_PATIENCE, cache.keep(&kept)).await {
         kept
     } else {
         tracing::error!("the cache could not be written within {} s", CACHE_PATIENCE.as_secs());
@@ -501,21 +613,11 @@ async fn write_input(input: Box<dyn AsyncWrite + Send + Unpin>, mut messages: mp
     io::Error::other("the run is over")
 }
 
-/// The first deadline that has come, or none after a while: the clock may have jumped meanwhile.
-async fn next_deadline(deadlines: &BTreeMap<Deadline, Timestamp>, client: &Client) -> Option<Deadline> {
-    let Some((deadline, time)) = deadlines.iter().min_by_key(|(_, time)| **time) else {
+/// Sleeps until the first deadline may have come, or a while: the clock may jump meanwhile.
+async fn sleep_until(deadlines: &BTreeMap<Deadline, Timestamp>, clock: &mut Clock, client: &Client) {
+    let Some(time) = deadlines.values().min() else {
         return std::future::pending().await;
     };
-    let left = time.duration_since(client.latest_now());
-    match Duration::try_from(left) {
-        Ok(left) if left > LONGEST_SLEEP => {
-            tokio::time::sleep(LONGEST_SLEEP).await;
-            None
-        }
-        Ok(left) if !left.is_zero() => {
-            tokio::time::sleep(left).await;
-            (*time <= client.latest_now()).then_some(*deadline)
-        }
-        Ok(_) | Err(_) => Some(*deadline),
-    }
+    let left = Duration::try_from(time.duration_since(clock.now(client))).unwrap_or_default();
+    tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
 }

@@ -2,8 +2,10 @@
 //! anything but the log's reader and the event loop, which waits for nobody.
 
 use crate::logging::LogStream;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use taskcluster_api::ReportWorkerError;
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
@@ -12,21 +14,77 @@ use worker_protocol::message::ErrorReport;
 use worker_protocol::record;
 use worker_protocol::{Incoming, Message, MessageReader};
 
+/// How much of a line is kept for a report.
+const LONGEST_KEPT: usize = 400;
+
+/// What the relay tells others of what it relays. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Traffic {
+    /// How many lines and messages came.
+    count: Arc<AtomicU64>,
+    /// The worker's last lines, where they may be part of a report.
+    last: Arc<Mutex<VecDeque<String>>>,
+    /// How many of them are kept.
+    most: usize,
+}
+
+impl Traffic {
+    /// Keeps that many of the last lines.
+    pub fn keeping(most: usize) -> Self {
+        Self { most, ..Self::default() }
+    }
+
+    /// How many lines and messages have come.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// The last lines.
+    pub fn last_lines(&self) -> Vec<String> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    fn note(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn keep(&self, line: &[u8]) {
+        if self.most == 0 {
+            return;
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() == self.most {
+            last.pop_front();
+        }
+        last.push_back(String::from_utf8_lossy(&line[..line.len().min(LONGEST_KEPT)]).into_owned());
+    }
+}
+
 /// Relays what the worker writes, until it writes no more.
 ///
 /// # Errors
 /// Where the stream can't be read.
-pub async fn output(stream: impl AsyncRead + Unpin, log: LogStream, messages: mpsc::Sender<Message>) -> io::Result<()> {
+pub async fn output(
+    stream: impl AsyncRead + Unpin,
+    log: LogStream,
+    messages: mpsc::Sender<Message>,
+    traffic: Traffic,
+) -> io::Result<()> {
     let mut reader = MessageReader::new(stream);
     let mut warned = BTreeSet::new();
     let mut scratch = Vec::new();
     while let Some(incoming) = reader.next().await? {
+        traffic.note();
         let has_room = match incoming {
-            Incoming::Text(bytes) => log.line(|out| push_lossy(out, bytes)),
+            Incoming::Text(bytes) => {
+                traffic.keep(bytes);
+                log.line(|out| push_lossy(out, bytes))
+            }
             Incoming::Message(Message::Log { body }) => {
                 scratch.clear();
                 // Writing to memory doesn't fail.
                 let _ = record::render(&body, &mut scratch);
+                traffic.keep(&scratch);
                 // A record of several lines can't pass for lines of ours: each has its time, as plain text has.
                 scratch.split(|byte| *byte == b'\n').fold(true, |_, line| log.line(|out| out.extend_from_slice(line)))
             }
@@ -79,9 +137,11 @@ fn clipped(message: Message) -> Message {
 ///
 /// # Errors
 /// Where the stream can't be read.
-pub async fn errors(stream: impl AsyncRead + Unpin, log: LogStream) -> io::Result<()> {
+pub async fn errors(stream: impl AsyncRead + Unpin, log: LogStream, traffic: Traffic) -> io::Result<()> {
     let mut reader = LineReader::new(stream);
     while let Some(line) = reader.next().await? {
+        traffic.note();
+        traffic.keep(line.bytes);
         if !log.line(|out| out.extend_from_slice(line.bytes)) {
             log.room().await;
         }

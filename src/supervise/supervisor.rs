@@ -1,24 +1,21 @@
 //! What is done about what happens while a worker runs. Pure: events in, actions out, time passed in; no files, no
 //! clock, no tasks.
 
+use super::notices::{Heed, Notices};
+use super::stop::{Hearing, Order, Push, Step, StopLadder, signed};
+use crate::driver::Habits;
 use crate::driver::process::WorkerExit;
-use crate::provider::Notice;
+use crate::outcome::{RunFacts, StopCause};
+use crate::provider::{Notice, NoticeKind, Word};
 use crate::registration::renewal_time;
 use crate::run_state::Lease;
+use crate::runner_config::settings::{AskManager, OnSilence, Settings};
 use jiff::{SignedDuration, Timestamp};
 use std::fmt;
 use std::time::Duration;
-use taskcluster_api::{Renewal, RetryPolicy};
+use taskcluster_api::{Credentials, Renewal};
 use worker_protocol::message::ErrorReport;
 use worker_protocol::{Capabilities, Capability, Message};
-
-/// A worker whose credentials can't be renewed is stopped this long before they end: it needs them to resolve its
-/// tasks.
-const BEFORE_THE_END: SignedDuration = SignedDuration::from_secs(15);
-
-/// Init signals the worker as well as us, and the worker's end may reach us first: for this long after an end that
-/// looks like that we wait for a signal of our own.
-const LATE_SIGNAL: SignedDuration = SignedDuration::from_secs(5);
 
 /// A cache that could not be written is tried again after this.
 const CACHE_RETRY: SignedDuration = SignedDuration::from_secs(60);
@@ -26,16 +23,18 @@ const CACHE_RETRY: SignedDuration = SignedDuration::from_secs(60);
 /// After a renewal the next one is at least this far away, however short the new credentials live.
 const BETWEEN_RENEWALS: SignedDuration = SignedDuration::from_secs(5);
 
+/// A renewal that is under way when the old credentials are about to end may take this much longer.
+const LAST_RENEWAL: SignedDuration = SignedDuration::from_secs(10);
+
+/// systemd's `OOMPolicy=stop` sends SIGTERM within moments of the kernel's word that memory ran out. What comes later
+/// has another reason.
+const OUT_OF_MEMORY: SignedDuration = SignedDuration::from_secs(10);
+
+/// A process that is still there this long after SIGKILL hangs in the kernel, perhaps for ever.
+const AFTER_KILL: SignedDuration = SignedDuration::from_secs(10);
+
 /// The signal that asks a process to end.
 const SIGTERM: i32 = 15;
-
-/// How a failed renewal is tried again.
-const RENEWAL_RETRY: RetryPolicy = RetryPolicy {
-    first: Duration::from_secs(1),
-    longest: Duration::from_secs(30),
-    total: Duration::MAX,
-    tries: usize::MAX,
-};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -44,18 +43,30 @@ pub enum Event {
     Message(Message),
     /// The worker's input is closed: nothing can be said to it any more.
     InputClosed,
+    /// The worker's output is closed: it can say nothing any more.
+    OutputClosed,
+    /// The worker's output can't be read.
+    ContactLost,
     /// The worker ended.
     Exited(WorkerExit),
-    /// The machine will be interrupted.
-    Notice(Notice),
+    /// Word of an interruption.
+    Word(Word),
     /// A time that was armed has come.
     Elapsed(Deadline),
+    /// How much the worker has written so far, in whatever unit.
+    Activity(u64),
     /// A renewal came to this.
-    Renewed(Result<Renewed, String>),
+    Renewed(Result<Renewed, NotRenewed>),
     /// Another try to write the cache came to this.
     CacheWritten(bool),
+    /// worker-manager says whether it wants the worker to end, and why.
+    ManagerSays(Result<Option<String>, String>),
     /// Somebody asks us to end.
     StopSignal,
+    /// Somebody asks for a drain.
+    DrainSignal,
+    /// The kernel ended a process of ours because memory ran out.
+    OutOfMemory,
     /// A part of us failed that the run can't do without.
     PartLost(&'static str),
 }
@@ -69,6 +80,15 @@ pub struct Renewed {
     pub cached: bool,
 }
 
+/// Why there are no new credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotRenewed {
+    /// Trying again changes nothing.
+    Refused(String),
+    /// It may go better next time.
+    Failed(String),
+}
+
 /// A time that the supervisor waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Deadline {
@@ -80,26 +100,63 @@ pub enum Deadline {
     CacheRetry,
     /// A signal that belongs to the worker's end would have reached us by now.
     LateSignal,
+    /// The worker should have said hello by now.
+    Hello,
+    /// The worker is to be asked more strongly to end.
+    Stop,
+    /// A notice that was far ahead has come nearer.
+    Notice,
+    /// worker-manager is to be asked whether it still wants the worker.
+    AskManager,
+    /// It is looked whether the worker gets on.
+    Progress,
+    /// A worker that was killed should have ended by now.
+    Killed,
+    /// A worker that closed its output should have ended by now.
+    Mute,
+}
+
+impl Deadline {
+    /// Every one.
+    pub const ALL: [Self; 11] = [
+        Self::Renewal,
+        Self::CredentialsEnd,
+        Self::CacheRetry,
+        Self::LateSignal,
+        Self::Hello,
+        Self::Stop,
+        Self::Notice,
+        Self::AskManager,
+        Self::Progress,
+        Self::Killed,
+        Self::Mute,
+    ];
 }
 
 /// Something to do.
 #[derive(Debug)]
 pub enum Action {
-    /// Tell the worker, as soon as it can be told.
+    /// Tell the worker.
     Send(Message),
     /// The worker has said hello: this holds from now on.
     Agree(Capabilities),
     /// Ask for new credentials and put them into the cache.
     Renew,
+    /// Register anew for new credentials and put them into the cache.
+    Register,
     /// From now on these are the credentials.
     Adopt(Renewal),
     /// Write the cache again.
     WriteCache,
     /// Tell worker-manager of an error.
     Report(ErrorReport),
+    /// Ask worker-manager whether it still wants the worker.
+    AskManager,
     /// Retire the machine, while the worker still runs.
     Retire,
-    /// SIGTERM to the worker.
+    /// SIGINT to the worker.
+    Interrupt,
+    /// SIGTERM to the worker and its group.
     Terminate,
     /// SIGKILL to the worker and its group.
     Kill,
@@ -109,6 +166,8 @@ pub enum Action {
     Disarm(Deadline),
     /// Say this in the log.
     Log(Say),
+    /// Tell the init system that the worker is being stopped, and how long that may take.
+    Stopping(Option<SignedDuration>),
     /// The run is over.
     Finish(WorkerExit),
 }
@@ -124,23 +183,17 @@ pub enum Say {
     Error(String),
 }
 
-/// How strongly the worker has been asked to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stop {
-    NotAsked,
-    /// After its tasks.
-    Drain,
-    /// At once, in order.
-    Now,
-    /// It was killed.
-    Kill,
-}
-
 /// What holds for the whole run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Terms {
     /// Whether a cloud made the machine: only then the worker may retire it.
     pub is_cloud: bool,
+    /// Whether the machine may register again.
+    pub registers_again: bool,
+    /// What this kind of worker does by itself.
+    pub habits: Habits,
+    /// How start-worker behaves.
+    pub settings: Settings,
     /// The seed of the jitter.
     pub seed: u64,
 }
@@ -149,15 +202,27 @@ pub struct Terms {
 pub struct Supervisor {
     terms: Terms,
     agreed: Option<Capabilities>,
+    /// The worker has not said hello in its time.
+    deaf: bool,
     input_closed: bool,
-    stop: Stop,
+    stop: StopLadder,
+    notices: Notices,
     signalled: bool,
+    out_of_memory: Option<Timestamp>,
+    /// Whether memory ran out just before what ended the run.
+    ended_by_memory: bool,
     retiring: bool,
-    lost_part: bool,
     lease: Option<Lease>,
+    /// The credentials that the worker has not been sent yet.
+    unsent: Option<Credentials>,
     /// The end of the credentials that the worker has for sure, once newer ones are on their way to it.
     heard_end: Option<Timestamp>,
     renewal_tries: u32,
+    renewing: bool,
+    waited_for_renewal: bool,
+    /// How much the worker had written, and since when that has not changed.
+    activity: Option<(u64, Timestamp)>,
+    silent: bool,
     ended: Option<WorkerExit>,
     finished: bool,
     jitter: fastrand::Rng,
@@ -166,28 +231,41 @@ pub struct Supervisor {
 impl Supervisor {
     /// A run whose worker has just been started, and what to do first.
     pub fn begin(terms: Terms, lease: Option<Lease>, now: Timestamp) -> (Self, Vec<Action>) {
-        let supervisor = Self {
-            terms,
+        let settings = &terms.settings;
+        let mut supervisor = Self {
             agreed: None,
+            deaf: false,
             input_closed: false,
-            stop: Stop::NotAsked,
+            stop: StopLadder::new(&settings.stop, &settings.interruption),
+            notices: Notices::new(&settings.interruption, settings.stop.grace),
             signalled: false,
+            out_of_memory: None,
+            ended_by_memory: false,
             retiring: false,
-            lost_part: false,
             lease,
+            unsent: None,
             heard_end: None,
             renewal_tries: 0,
+            renewing: false,
+            waited_for_renewal: false,
+            activity: None,
+            silent: false,
             ended: None,
             finished: false,
             jitter: fastrand::Rng::with_seed(terms.seed),
+            terms,
         };
         let mut actions = Vec::new();
+        let hello = signed(supervisor.terms.settings.protocol.hello_timeout);
+        actions.push(Action::Arm(Deadline::Hello, later(now, hello)));
         supervisor.arm_renewal(now, now, &mut actions);
+        supervisor.arm_question(now, &mut actions);
+        supervisor.arm_progress(now, &mut actions);
         (supervisor, actions)
     }
 
     /// What the runner offers to do in this run.
-    pub fn offer(terms: Terms, lease: Option<&Lease>) -> Capabilities {
+    pub fn offer(terms: &Terms, lease: Option<&Lease>) -> Capabilities {
         let offered = |capability: &Capability| match capability {
             Capability::Log | Capability::GracefulTermination | Capability::ErrorReport => true,
             Capability::NewCredentials => lease.is_some(),
@@ -196,14 +274,9 @@ impl Supervisor {
         Capability::ALL.into_iter().filter(offered).collect()
     }
 
-    /// Whether a signal told us to end.
-    pub fn was_signalled(&self) -> bool {
-        self.signalled
-    }
-
-    /// Whether the worker was asked to end at all.
-    pub fn asked_to_stop(&self) -> bool {
-        self.stop != Stop::NotAsked
+    /// What is known of the run, once its worker has ended like this.
+    pub fn facts(&self, exit: WorkerExit) -> RunFacts {
+        RunFacts { exit, asked: self.stop.cause(), signalled: self.signalled, out_of_memory: self.ended_by_memory }
     }
 
     /// Whether the worker has ended.
@@ -211,9 +284,9 @@ impl Supervisor {
         self.ended.is_some()
     }
 
-    /// Whether a part of us failed.
-    pub fn lost_part(&self) -> bool {
-        self.lost_part
+    /// What its cloud may be told to go on with, now that the worker has gone.
+    pub fn to_acknowledge(&self) -> Vec<String> {
+        self.notices.to_acknowledge()
     }
 
     /// What to do about an event.
@@ -223,46 +296,64 @@ impl Supervisor {
             return actions;
         }
         match event {
-            Event::Message(message) => self.message(message, &mut actions),
-            Event::InputClosed => self.input_closed(&mut actions),
-            Event::Exited(exit) => self.exited(exit, now, &mut actions),
-            Event::Notice(notice) => {
-                info(&mut actions, format_args!("notice: {notice}"));
-                self.request(Stop::Now, &mut actions);
-            }
-            Event::Elapsed(deadline) => self.elapsed(deadline, &mut actions),
-            Event::Renewed(Ok(renewed)) => self.renewed(renewed, now, &mut actions),
-            Event::Renewed(Err(error)) => self.renewal_failed(&error, now, &mut actions),
-            Event::CacheWritten(true) => {}
-            Event::CacheWritten(false) => actions.push(Action::Arm(Deadline::CacheRetry, later(now, CACHE_RETRY))),
-            Event::StopSignal => self.stop_signal(&mut actions),
-            Event::PartLost(name) => {
-                self.lost_part = true;
-                error(&mut actions, format_args!("our own part `{name}` failed: stopping the worker"));
+            Event::Message(message) => self.message(message, now, &mut actions),
+            Event::InputClosed => self.input_closed(now, &mut actions),
+            Event::OutputClosed => {
+                // It is usually the first sign of the worker's end.
+                let grace = signed(self.terms.settings.protocol.output_grace);
                 if self.ended.is_none() {
-                    self.stop = self.stop.max(Stop::Now);
-                    actions.push(Action::Terminate);
+                    actions.push(Action::Arm(Deadline::Mute, later(now, grace)));
                 }
+            }
+            Event::ContactLost => self.contact_lost(now, &mut actions),
+            Event::Exited(exit) => self.exited(exit, now, &mut actions),
+            Event::Word(word) => {
+                let heed = self.notices.hear(word, now);
+                self.heed(heed, now, &mut actions);
+            }
+            Event::Elapsed(deadline) => self.elapsed(deadline, now, &mut actions),
+            Event::Activity(count) => self.looked(count, now, &mut actions),
+            Event::Renewed(Ok(renewed)) => self.renewed(renewed, now, &mut actions),
+            Event::Renewed(Err(reason)) => self.not_renewed(reason, now, &mut actions),
+            Event::CacheWritten(true) => {}
+            Event::CacheWritten(false) if self.ended.is_some() => {}
+            Event::CacheWritten(false) => actions.push(Action::Arm(Deadline::CacheRetry, later(now, CACHE_RETRY))),
+            Event::ManagerSays(answer) => self.manager_says(answer, now, &mut actions),
+            Event::StopSignal => self.stop_signal(now, &mut actions),
+            Event::DrainSignal => self.drain_signal(now, &mut actions),
+            Event::OutOfMemory => {
+                warning(&mut actions, format_args!("memory ran out: the kernel ended a process of this unit"));
+                self.out_of_memory = Some(now);
+            }
+            Event::PartLost(name) => {
+                error(&mut actions, format_args!("our own part `{name}` failed: stopping the worker"));
+                self.stop_by_signal(StopCause::PartLost, now, &mut actions);
             }
         }
         actions
     }
 
     /// What was said last may not have been heard, so what depends on it is done otherwise.
-    fn input_closed(&mut self, actions: &mut Vec<Action>) {
+    fn input_closed(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         self.input_closed = true;
         if self.ended.is_some() {
             return;
         }
-        if self.stop == Stop::Now {
-            actions.push(Action::Terminate);
-        }
+        self.stop.unheard();
+        self.push(now, actions);
         if let Some(heard) = self.heard_end {
-            actions.push(Action::Arm(Deadline::CredentialsEnd, earlier(heard, BEFORE_THE_END)));
+            self.arm_credentials_end(heard, actions);
         }
     }
 
-    fn message(&mut self, message: Message, actions: &mut Vec<Action>) {
+    fn contact_lost(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.ended.is_none() {
+            error(actions, format_args!("the worker's output cannot be read: stopping it"));
+            self.stop_by_signal(StopCause::LostContact, now, actions);
+        }
+    }
+
+    fn message(&mut self, message: Message, now: Timestamp, actions: &mut Vec<Action>) {
         let kind = message.kind();
         if let (Some(agreed), Some(needed)) = (self.agreed, kind.needs())
             && !agreed.has(needed)
@@ -271,18 +362,7 @@ impl Supervisor {
             return;
         }
         match message {
-            Message::Hello { capabilities } => {
-                if self.agreed.is_none() {
-                    let agreed = Self::offer(self.terms, self.lease.as_ref()).intersection(capabilities);
-                    self.agreed = Some(agreed);
-                    info(actions, format_args!("the worker said hello; both sides can: {agreed}"));
-                    actions.push(Action::Agree(capabilities));
-                    if let Some(lease) = self.lease.as_ref().filter(|_| agreed.has(Capability::NewCredentials)) {
-                        // What was renewed before reaches the worker now.
-                        actions.push(Action::Arm(Deadline::CredentialsEnd, earlier(lease.expires, BEFORE_THE_END)));
-                    }
-                }
-            }
+            Message::Hello { capabilities } => self.hello(capabilities, now, actions),
             Message::ErrorReport(report) => actions.push(Action::Report(report)),
             Message::Shutdown => {
                 if self.terms.is_cloud && !self.retiring {
@@ -301,11 +381,36 @@ impl Supervisor {
         }
     }
 
+    fn hello(&mut self, capabilities: Capabilities, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.agreed.is_some() || self.ended.is_some() {
+            return;
+        }
+        let agreed = Self::offer(&self.terms, self.lease.as_ref()).intersection(capabilities);
+        self.agreed = Some(agreed);
+        let late = if std::mem::replace(&mut self.deaf, false) { ", late but welcome" } else { "" };
+        info(actions, format_args!("the worker said hello{late}; both sides can: {agreed}"));
+        actions.push(Action::Agree(capabilities));
+        actions.push(Action::Disarm(Deadline::Hello));
+        if self.takes_credentials() == Some(true) {
+            if let Some(credentials) = self.unsent.take() {
+                actions.push(Action::Send(new_credentials(credentials)));
+            }
+            if let Some(lease) = &self.lease {
+                // What was renewed before reaches the worker now.
+                self.arm_credentials_end(lease.expires, actions);
+            }
+        }
+        self.push(now, actions);
+    }
+
     fn exited(&mut self, exit: WorkerExit, now: Timestamp, actions: &mut Vec<Action>) {
         info(actions, format_args!("the worker has ended: {exit}"));
         self.ended = Some(exit);
-        for deadline in [Deadline::Renewal, Deadline::CredentialsEnd, Deadline::CacheRetry] {
+        for deadline in Deadline::ALL {
             actions.push(Action::Disarm(deadline));
+        }
+        if !self.signalled {
+            self.ended_by_memory = self.memory_ran_out(now);
         }
         let may_be_init = match exit {
             // It would be reported.
@@ -314,11 +419,16 @@ impl Supervisor {
             WorkerExit::Code(67 | 71 | 72) => self.terms.is_cloud,
             WorkerExit::Code(_) | WorkerExit::Signal(_) => false,
         };
-        if may_be_init && !self.asked_to_stop() {
-            actions.push(Action::Arm(Deadline::LateSignal, later(now, LATE_SIGNAL)));
+        if may_be_init && self.stop.cause().is_none() {
+            let grace = signed(self.terms.settings.retirement.signal_grace);
+            actions.push(Action::Arm(Deadline::LateSignal, later(now, grace)));
         } else {
             self.finish(exit, actions);
         }
+    }
+
+    fn memory_ran_out(&self, now: Timestamp) -> bool {
+        self.out_of_memory.is_some_and(|at| now.duration_since(at) <= OUT_OF_MEMORY)
     }
 
     fn finish(&mut self, exit: WorkerExit, actions: &mut Vec<Action>) {
@@ -326,40 +436,292 @@ impl Supervisor {
         actions.push(Action::Finish(exit));
     }
 
-    fn elapsed(&mut self, deadline: Deadline, actions: &mut Vec<Action>) {
-        match (deadline, self.ended) {
-            (Deadline::LateSignal, Some(exit)) => self.finish(exit, actions),
-            (Deadline::LateSignal, None) | (_, Some(_)) => {}
-            (Deadline::Renewal, None) if self.takes_credentials() == Some(false) => {
-                warning(
-                    actions,
-                    format_args!(
-                        "the worker cannot take new credentials and must end before its own do: asking it to finish"
-                    ),
-                );
-                self.request(Stop::Drain, actions);
+    fn elapsed(&mut self, deadline: Deadline, now: Timestamp, actions: &mut Vec<Action>) {
+        if let Some(exit) = self.ended {
+            if deadline == Deadline::LateSignal {
+                self.finish(exit, actions);
             }
-            (Deadline::Renewal, None) => actions.push(Action::Renew),
-            (Deadline::CredentialsEnd, None) => {
-                error(actions, format_args!("the worker's credentials are about to end: stopping it"));
-                self.request(Stop::Now, actions);
+            return;
+        }
+        match deadline {
+            // One belongs to the worker's end; to the other the event loop answers with an `Activity`.
+            Deadline::LateSignal | Deadline::Progress => {}
+            Deadline::Renewal => self.renewal_is_due(now, actions),
+            Deadline::CredentialsEnd => self.credentials_end(now, actions),
+            Deadline::CacheRetry => actions.push(Action::WriteCache),
+            Deadline::Hello => {
+                if self.agreed.is_none() {
+                    let waited = self.terms.settings.protocol.hello_timeout.as_secs_f64();
+                    warning(
+                        actions,
+                        format_args!(
+                            "the worker has not said hello within {waited} s: from now on it is told by signals"
+                        ),
+                    );
+                    self.deaf = true;
+                    self.push(now, actions);
+                }
             }
-            (Deadline::CacheRetry, None) => actions.push(Action::WriteCache),
+            Deadline::Stop => self.push(now, actions),
+            Deadline::Notice => {
+                for heed in self.notices.look_again(now) {
+                    self.heed(heed, now, actions);
+                }
+            }
+            Deadline::AskManager => actions.push(Action::AskManager),
+            Deadline::Mute => {
+                warning(actions, format_args!("the worker closed its output, but runs: nothing more is heard of it"));
+            }
+            Deadline::Killed => {
+                error(actions, format_args!("the worker was killed and does not end: leaving it behind"));
+                self.finish(WorkerExit::Signal(9), actions);
+            }
         }
     }
 
+    fn heed(&mut self, heed: Heed, now: Timestamp, actions: &mut Vec<Action>) {
+        match heed {
+            Heed::Nothing => {}
+            Heed::Note(text) => info(actions, format_args!("{text}")),
+            Heed::Later(text, time) => {
+                info(actions, format_args!("{text}"));
+                actions.push(Action::Arm(Deadline::Notice, time));
+            }
+            Heed::Order(text, order) => {
+                if self.ended.is_none() {
+                    warning(actions, format_args!("{text}"));
+                    self.order(order, now, actions);
+                }
+            }
+        }
+    }
+
+    fn manager_says(&mut self, answer: Result<Option<String>, String>, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.ended.is_some() {
+            return;
+        }
+        match answer {
+            Ok(Some(reason)) => {
+                let notice = Notice {
+                    id: "should-worker-terminate".to_owned(),
+                    kind: NoticeKind::Unwanted,
+                    deadline: None,
+                    finish_tasks: true,
+                    source: format!("worker-manager does not want this worker any more ({reason})"),
+                    acknowledge: None,
+                };
+                let heed = self.notices.hear(Word::Notice(notice), now);
+                self.heed(heed, now, actions);
+            }
+            Ok(None) => self.arm_question(now, actions),
+            Err(reason) => {
+                actions
+                    .push(Action::Log(Say::Info(format!("cannot ask whether this worker is still wanted: {reason}"))));
+                self.arm_question(now, actions);
+            }
+        }
+    }
+
+    fn stop_signal(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        let again = std::mem::replace(&mut self.signalled, true);
+        if !again {
+            self.ended_by_memory = self.ended_by_memory || self.memory_ran_out(now);
+        }
+        if let Some(exit) = self.ended {
+            info(actions, format_args!("told to stop; the worker has ended already"));
+            self.finish(exit, actions);
+        } else if again {
+            warning(actions, format_args!("told to stop again: killing the worker"));
+            self.stop.kill(now);
+            self.push(now, actions);
+        } else {
+            info(actions, format_args!("told to stop: asking the worker to end"));
+            let deadline = Some(later(now, signed(self.terms.settings.stop.grace)));
+            self.order(Order { cause: StopCause::Signal, finish_tasks: false, deadline }, now, actions);
+        }
+    }
+
+    fn drain_signal(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.ended.is_some() {
+            return;
+        }
+        info(actions, format_args!("told to drain: asking the worker to finish its tasks and end"));
+        self.order(Order { cause: StopCause::Drain, finish_tasks: true, deadline: None }, now, actions);
+    }
+
+    /// How the worker can be told something.
+    fn hearing(&self) -> Hearing {
+        match self.agreed {
+            _ if self.input_closed || self.deaf => Hearing::Signals,
+            Some(agreed) if agreed.has(Capability::GracefulTermination) => Hearing::Messages,
+            Some(_) => Hearing::Signals,
+            None => Hearing::NotYet,
+        }
+    }
+
+    fn order(&mut self, order: Order, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.ended.is_some() {
+            return;
+        }
+        if self.stop.order(order, now) {
+            let left = self.stop.deadline().map(|deadline| deadline.duration_since(now));
+            actions.push(Action::Stopping(left));
+        }
+        self.push(now, actions);
+    }
+
+    /// Stops a worker that can't be spoken with.
+    fn stop_by_signal(&mut self, cause: StopCause, now: Timestamp, actions: &mut Vec<Action>) {
+        self.input_closed = true;
+        self.stop.unheard();
+        let deadline = Some(later(now, signed(self.terms.settings.stop.grace)));
+        self.order(Order { cause, finish_tasks: false, deadline }, now, actions);
+    }
+
+    /// Does what the ladder asks for now, and arms what it asks for next.
+    fn push(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.ended.is_some() {
+            return;
+        }
+        let (hearing, interrupt) = (self.hearing(), self.terms.habits.drains_on_interrupt);
+        while let Some(push) = self.stop.due(now, hearing, interrupt) {
+            match push {
+                Push::Message { finish_tasks } => {
+                    actions.push(Action::Send(Message::GracefulTermination { finish_tasks }));
+                }
+                Push::Interrupt => {
+                    info(actions, format_args!("the worker hears no messages: SIGINT asks it to finish its tasks"));
+                    actions.push(Action::Interrupt);
+                }
+                Push::Terminate => {
+                    info(actions, format_args!("sending SIGTERM to the worker"));
+                    actions.push(Action::Terminate);
+                }
+                Push::Kill => {
+                    // Whatever it says from now on, there is nobody to answer.
+                    self.input_closed = true;
+                    warning(actions, format_args!("the time is up: killing the worker"));
+                    actions.push(Action::Kill);
+                    actions.push(Action::Arm(Deadline::Killed, later(now, AFTER_KILL)));
+                }
+            }
+        }
+        match self.stop.next() {
+            Some(next) => actions.push(Action::Arm(Deadline::Stop, next)),
+            None if self.stop.step() == Step::None => {}
+            None => actions.push(Action::Disarm(Deadline::Stop)),
+        }
+    }
+
+    fn arm_question(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        let settings = &self.terms.settings.interruption;
+        let asks = match settings.ask_worker_manager {
+            AskManager::Auto => self.terms.is_cloud && !self.terms.habits.asks_whether_wanted,
+            AskManager::Always => self.terms.is_cloud,
+            AskManager::Never => false,
+        };
+        if asks {
+            // Thousands of machines that booted together do not ask together.
+            let interval = settings.ask_interval.mul_f64(0.8 + 0.4 * self.jitter.f64());
+            actions.push(Action::Arm(Deadline::AskManager, later(now, signed(interval))));
+        }
+    }
+
+    /// A look every quarter of the time finds silence out within a quarter of the time.
+    fn arm_progress(&self, now: Timestamp, actions: &mut Vec<Action>) {
+        if let Some(timeout) = self.terms.settings.progress.timeout {
+            actions.push(Action::Arm(Deadline::Progress, later(now, signed(timeout / 4))));
+        }
+    }
+
+    fn looked(&mut self, count: u64, now: Timestamp, actions: &mut Vec<Action>) {
+        let (Some(timeout), None) = (self.terms.settings.progress.timeout, self.ended) else { return };
+        self.arm_progress(now, actions);
+        let since = match self.activity {
+            Some((before, since)) if before == count => since,
+            Some(_) | None => {
+                self.silent = false;
+                self.activity = Some((count, now));
+                return;
+            }
+        };
+        if self.silent || now.duration_since(since) < signed(timeout) {
+            return;
+        }
+        self.silent = true;
+        let minutes = timeout.as_secs_f64() / 60.0;
+        let title = format!("The worker has said nothing for {minutes:.0} minutes");
+        warning(actions, format_args!("{title}: does it hang?"));
+        let action = self.terms.settings.progress.action;
+        match action {
+            OnSilence::Warn => {}
+            OnSilence::Report | OnSilence::Stop => {
+                let description = format!("{title}. The machine's log says more.");
+                let kind = "worker-silent".to_owned();
+                actions.push(Action::Report(ErrorReport { kind, title, description, extra: serde_json::Map::new() }));
+            }
+        }
+        if action == OnSilence::Stop {
+            let deadline = Some(later(now, signed(self.terms.settings.stop.grace)));
+            self.order(Order { cause: StopCause::Silence, finish_tasks: false, deadline }, now, actions);
+        }
+    }
+}
+
+/// Credentials: renewed in time, for ever, and never the reason why a task is lost without a word.
+impl Supervisor {
     /// Whether the worker can take new credentials; not known before hello.
     fn takes_credentials(&self) -> Option<bool> {
-        if self.input_closed { Some(false) } else { self.agreed.map(|agreed| agreed.has(Capability::NewCredentials)) }
+        match self.agreed {
+            _ if self.input_closed => Some(false),
+            Some(agreed) => Some(agreed.has(Capability::NewCredentials)),
+            None if self.deaf => Some(false),
+            None => None,
+        }
+    }
+
+    /// We need credentials, whatever the worker can do with them.
+    fn renewal_is_due(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        if !self.renewing {
+            self.renewing = true;
+            actions.push(Action::Renew);
+        }
+        self.drain_for_credentials(now, actions);
+    }
+
+    fn drain_for_credentials(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.takes_credentials() == Some(false) && self.stop.cause().is_none() {
+            warning(
+                actions,
+                format_args!(
+                    "the worker cannot take new credentials and must end before its own do: asking it to finish"
+                ),
+            );
+            self.order(Order { cause: StopCause::Credentials, finish_tasks: true, deadline: None }, now, actions);
+        }
+    }
+
+    fn credentials_end(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        // A machine that slept finds everything due at once.
+        if self.renewing && !std::mem::replace(&mut self.waited_for_renewal, true) {
+            actions.push(Action::Arm(Deadline::CredentialsEnd, later(now, LAST_RENEWAL)));
+            return;
+        }
+        error(actions, format_args!("the worker's credentials are about to end: stopping it"));
+        let end = self.heard_end.or(self.lease.as_ref().map(|lease| lease.expires)).unwrap_or(now);
+        // It needs some time even where they have ended: to put an end to what it runs.
+        let deadline = end.max(later(now, signed(self.terms.settings.interruption.abort_before)));
+        let order = Order { cause: StopCause::Credentials, finish_tasks: false, deadline: Some(deadline) };
+        self.order(order, now, actions);
     }
 
     fn renewed(&mut self, renewed: Renewed, now: Timestamp, actions: &mut Vec<Action>) {
         let Renewed { renewal, cached } = renewed;
-        if !cached {
+        (self.renewing, self.waited_for_renewal, self.renewal_tries) = (false, false, 0);
+        if !cached && self.ended.is_none() {
             actions.push(Action::Arm(Deadline::CacheRetry, later(now, CACHE_RETRY)));
         }
         info(actions, format_args!("credentials renewed; they end at {:.0}", renewal.expires));
-        self.renewal_tries = 0;
         let old_end = self.lease.as_ref().map(|lease| lease.expires);
         self.heard_end = if self.takes_credentials() == Some(true) { old_end } else { self.heard_end.or(old_end) };
         self.lease = Some(Lease { expires: renewal.expires, secret: renewal.secret.clone() });
@@ -369,84 +731,86 @@ impl Supervisor {
             return;
         }
         self.arm_renewal(later(now, BETWEEN_RENEWALS), now, actions);
-        if self.takes_credentials() != Some(true)
-            && let Some(heard) = self.heard_end
-        {
-            // It has not said hello: what it has now is what it will have if it never does.
-            actions.push(Action::Arm(Deadline::CredentialsEnd, earlier(heard, BEFORE_THE_END)));
+        match self.takes_credentials() {
+            Some(true) => actions.push(Action::Send(new_credentials(credentials))),
+            Some(false) | None => {
+                self.unsent = Some(credentials);
+                if let Some(heard) = self.heard_end {
+                    // What it has now is what it will have if it never says hello.
+                    self.arm_credentials_end(heard, actions);
+                }
+            }
         }
-        actions.push(Action::Send(Message::NewCredentials {
-            client_id: credentials.client_id,
-            access_token: credentials.access_token,
-            certificate: credentials.certificate,
-        }));
     }
 
-    fn renewal_failed(&mut self, reason: &str, now: Timestamp, actions: &mut Vec<Action>) {
+    fn not_renewed(&mut self, reason: NotRenewed, now: Timestamp, actions: &mut Vec<Action>) {
+        self.renewing = false;
         if self.ended.is_some() {
             return;
         }
-        // Full jitter between the policy's first and longest pause, doubling in between.
-        let longest = RENEWAL_RETRY.first * 2_u32.saturating_pow(self.renewal_tries.min(16));
-        let longest = longest.min(RENEWAL_RETRY.longest);
-        let pause = RENEWAL_RETRY.first.max(longest.mul_f64(self.jitter.f64()));
-        self.renewal_tries += 1;
-        warning(
-            actions,
-            format_args!("cannot renew the credentials: {reason}; trying again in {:.1} s", pause.as_secs_f32()),
-        );
-        let next = SignedDuration::try_from(pause).unwrap_or(SignedDuration::from_secs(1));
-        actions.push(Action::Arm(Deadline::Renewal, later(now, next)));
-    }
-
-    fn stop_signal(&mut self, actions: &mut Vec<Action>) {
-        let again = self.signalled;
-        self.signalled = true;
-        if let Some(exit) = self.ended {
-            info(actions, format_args!("told to stop; the worker has ended already"));
-            self.finish(exit, actions);
-        } else if again {
-            warning(actions, format_args!("told to stop again: killing the worker"));
-            self.request(Stop::Kill, actions);
-        } else {
-            info(actions, format_args!("told to stop: asking the worker to end"));
-            self.request(Stop::Now, actions);
+        match reason {
+            NotRenewed::Refused(reason) if self.terms.registers_again => {
+                warning(
+                    actions,
+                    format_args!("worker-manager refuses to renew the credentials: {reason}; registering anew"),
+                );
+                self.renewing = true;
+                actions.push(Action::Register);
+            }
+            NotRenewed::Refused(reason) => {
+                error(
+                    actions,
+                    format_args!(
+                        "worker-manager refuses to renew the credentials, for good: {reason}; the registration secret works once, so an answer that was lost is lost. The worker finishes its tasks while its credentials last"
+                    ),
+                );
+                actions.push(Action::Disarm(Deadline::Renewal));
+                self.order(Order { cause: StopCause::Credentials, finish_tasks: true, deadline: None }, now, actions);
+            }
+            NotRenewed::Failed(reason) => {
+                let pause = self.renewal_pause();
+                warning(
+                    actions,
+                    format_args!(
+                        "cannot renew the credentials: {reason}; trying again in {:.1} s",
+                        pause.as_secs_f32()
+                    ),
+                );
+                actions.push(Action::Arm(Deadline::Renewal, later(now, signed(pause))));
+            }
         }
     }
 
-    /// Asks the worker to end, unless it has been asked as strongly before.
-    fn request(&mut self, wanted: Stop, actions: &mut Vec<Action>) {
-        let hears = !self.input_closed && self.agreed.is_some_and(|agreed| agreed.has(Capability::GracefulTermination));
-        // There is no gentler way to tell it: it is stopped when its credentials end.
-        let unheard = wanted == Stop::Drain && !hears;
-        if wanted <= self.stop || self.ended.is_some() || unheard {
-            return;
-        }
-        self.stop = wanted;
-        match wanted {
-            Stop::NotAsked => {}
-            Stop::Drain => actions.push(Action::Send(Message::GracefulTermination { finish_tasks: true })),
-            Stop::Now if hears => actions.push(Action::Send(Message::GracefulTermination { finish_tasks: false })),
-            Stop::Now => actions.push(Action::Terminate),
-            Stop::Kill => actions.push(Action::Kill),
-        }
+    /// Full jitter between the first and the longest pause, which doubles up to its limit.
+    fn renewal_pause(&mut self) -> Duration {
+        let settings = &self.terms.settings.credentials;
+        let longest = settings.first_pause.saturating_mul(2_u32.saturating_pow(self.renewal_tries.min(16)));
+        self.renewal_tries = self.renewal_tries.saturating_add(1);
+        settings.first_pause.max(longest.min(settings.longest_pause).mul_f64(self.jitter.f64()))
     }
 
     fn arm_renewal(&self, soonest: Timestamp, now: Timestamp, actions: &mut Vec<Action>) {
         if let Some(lease) = &self.lease {
-            let time = renewal_time(now, lease.expires).max(soonest);
+            let time = renewal_time(now, lease.expires, self.terms.settings.credentials.renew_before).max(soonest);
             actions.push(Action::Arm(Deadline::Renewal, time));
-            actions.push(Action::Arm(Deadline::CredentialsEnd, earlier(lease.expires, BEFORE_THE_END)));
+            self.arm_credentials_end(lease.expires, actions);
         }
     }
+
+    /// A worker needs its credentials to resolve its tasks, so it ends some time before they do.
+    fn arm_credentials_end(&self, end: Timestamp, actions: &mut Vec<Action>) {
+        let before = signed(self.terms.settings.interruption.abort_before);
+        actions.push(Action::Arm(Deadline::CredentialsEnd, end.saturating_sub(before).unwrap_or(end)));
+    }
+}
+
+fn new_credentials(credentials: Credentials) -> Message {
+    let Credentials { client_id, access_token, certificate } = credentials;
+    Message::NewCredentials { client_id, access_token, certificate }
 }
 
 fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
     time.saturating_add(by).unwrap_or(time)
-}
-
-fn earlier(time: Timestamp, by: SignedDuration) -> Timestamp {
-    time.saturating_sub(by).unwrap_or(time)
 }
 
 fn info(actions: &mut Vec<Action>, text: fmt::Arguments<'_>) {

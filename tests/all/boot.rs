@@ -333,7 +333,6 @@ fn the_example_worker_shakes_hands_and_ends_when_told() {
     running.wait_for("said hello");
     fixture.simulator.world(|world| {
         world.cloud.preempted = true;
-        world.cloud.preempted_version += 1;
     });
     running.finish().assert_code(72).assert_logged("ending; tasks may finish: false");
 }
@@ -345,6 +344,7 @@ fn each_worker_takes_its_own_form_of_registration_and_goes_on_from_the_cache() {
         let mut fixture = Fixture::with_cache(CloudKind::Azure);
         if dummy {
             fixture.machine.config["worker"] = json!({"implementation": "dummy"});
+            fixture.machine.config["retirement"]["onFinished"] = json!("leave");
         } else {
             fixture.machine.use_docker_worker(&crate::support::simulated_worker()).unwrap();
             fixture.machine.script = json!([{"exit": 67}]);

@@ -13,6 +13,10 @@ mod faults;
 #[cfg(unix)]
 mod files;
 #[cfg(unix)]
+mod interruptions;
+#[cfg(unix)]
 mod promises;
+#[cfg(unix)]
+mod retirement;
 #[cfg(unix)]
 mod supervision;

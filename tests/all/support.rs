@@ -3,7 +3,7 @@
 // Not every system's tests use every helper.
 #![allow(dead_code)]
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use simulator::machine::Machine;
 use simulator::{CloudKind, Setup, Simulator};
 use std::fs;
@@ -42,8 +42,15 @@ impl Fixture {
     pub fn new(kind: CloudKind) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let simulator = Simulator::start(&Setup { kind, latency: Duration::ZERO }).unwrap();
-        let machine = Machine::new(&simulator, folder.path(), start_worker(), &simulated_worker()).unwrap();
+        let mut machine = Machine::new(&simulator, folder.path(), start_worker(), &simulated_worker()).unwrap();
+        // Nobody reboots a simulated machine, and nobody signals it unless a test does.
+        machine.config["retirement"] = json!({"rebootGrace": "10ms", "signalGrace": "50ms"});
         Self { simulator, machine, folder }
+    }
+
+    /// A worker that wants a reboot: the machine stays, and the next boot goes on.
+    pub fn rebooting(self) -> Self {
+        self.script(json!(["hello", {"exit": 67}]))
     }
 
     /// A machine whose run is kept over reboots.
@@ -117,6 +124,8 @@ pub struct Running {
     child: Child,
     errors: Receiver<Vec<u8>>,
     log: Vec<u8>,
+    /// How much of it has been looked at.
+    seen: usize,
     reader: JoinHandle<()>,
     output: JoinHandle<Vec<u8>>,
 }
@@ -147,14 +156,24 @@ impl Running {
             output.read_to_end(&mut all).unwrap();
             all
         });
-        Self { child, errors: receive, log: Vec::new(), reader, output }
+        Self { child, errors: receive, log: Vec::new(), seen: 0, reader, output }
     }
 
     /// Waits until the log holds this.
     pub fn wait_for(&mut self, text: &str) {
-        let mut from = 0;
-        while !contains(&self.log[from..], text.as_bytes()) {
-            from = self.log.len().saturating_sub(text.len());
+        self.seen = 0;
+        self.wait_for_next(text);
+    }
+
+    /// Waits until the log holds this after what was waited for last.
+    pub fn wait_for_next(&mut self, text: &str) {
+        let mut from = self.seen;
+        loop {
+            if let Some(at) = memchr::memmem::find(&self.log[from..], text.as_bytes()) {
+                self.seen = from + at + text.len();
+                return;
+            }
+            from = self.log.len().saturating_sub(text.len()).max(from);
             match self.errors.recv_timeout(PATIENCE) {
                 Ok(bytes) => self.log.extend(bytes),
                 Err(error) => panic!("the log never held {text:?} ({error}):\n{}", String::from_utf8_lossy(&self.log)),

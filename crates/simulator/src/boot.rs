@@ -220,7 +220,6 @@ impl Show {
             let cloud = &mut world.cloud;
             cloud.spot_action = Some(json!({"action": "terminate", "time": format!("{soon:.0}")}).to_string());
             cloud.preempted = true;
-            cloud.preempted_version += 1;
             cloud.events = vec![json!({
                 "EventId": "simulated", "EventType": "Preempt", "ResourceType": "VirtualMachine",
                 "Resources": [cloud.machine_id], "EventStatus": "Scheduled", "NotBefore": "",

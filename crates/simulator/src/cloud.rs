@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 /// Where a machine stands.
@@ -68,12 +69,22 @@ pub struct Cloud {
     pub spot_action: Option<String>,
     /// AWS's `spot/termination-time`, once there is one.
     pub termination_time: Option<String>,
+    /// AWS's `instance-life-cycle`.
+    pub life_cycle: String,
+    /// AWS's `events/recommendations/rebalance`, once there is one.
+    pub rebalance: Option<String>,
+    /// AWS's `autoscaling/target-lifecycle-state`, in an auto scaling group.
+    pub lifecycle_target: Option<String>,
+    /// AWS's `events/maintenance/scheduled`.
+    pub maintenance: Vec<Value>,
     /// Google's `preempted`.
     pub preempted: bool,
-    /// Counts the changes of `preempted`: its etag.
-    pub preempted_version: u64,
+    /// Google's `maintenance-event`.
+    pub maintenance_event: String,
     /// Azure's scheduled events.
     pub events: Vec<Value>,
+    /// The events that were acknowledged to Azure.
+    pub acknowledged: Vec<String>,
     /// The worker pool, group, provider and deployment that the machine is told.
     pub launch: Launch,
 }
@@ -136,10 +147,19 @@ impl Cloud {
     }
 
     /// Answers a metadata request; `None` where the path is none of this cloud's.
-    pub(crate) fn answer(&self, method: &str, path: &str, headers: &BTreeMap<String, String>) -> Option<Answer> {
+    pub(crate) fn answer(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &BTreeMap<String, String>,
+        body: &Value,
+    ) -> Option<Answer> {
         match self.kind {
             CloudKind::Aws => Some(self.aws(method, path.strip_prefix("/latest")?, headers)),
             CloudKind::Google => Some(self.google(path.strip_prefix("/computeMetadata/v1")?, headers)),
+            CloudKind::Azure if method == "POST" && path.starts_with("/metadata") => {
+                Some(self.start_events(path, headers, body))
+            }
             CloudKind::Azure => Some(self.azure(path.strip_prefix("/metadata")?, headers)),
             CloudKind::Static | CloudKind::Standalone => None,
         }
@@ -171,6 +191,10 @@ impl Cloud {
             "/meta-data/public-ipv4" => optional(self.public.then_some("1.2.3.4")),
             "/meta-data/spot/instance-action" => optional(self.spot_action.as_deref()),
             "/meta-data/spot/termination-time" => optional(self.termination_time.as_deref()),
+            "/meta-data/instance-life-cycle" => Answer::ok(&*self.life_cycle),
+            "/meta-data/events/recommendations/rebalance" => optional(self.rebalance.as_deref()),
+            "/meta-data/autoscaling/target-lifecycle-state" => optional(self.lifecycle_target.as_deref()),
+            "/meta-data/events/maintenance/scheduled" => Answer::ok(Value::from(self.maintenance.clone()).to_string()),
             _ => Answer::status(404),
         }
     }
@@ -206,9 +230,35 @@ impl Cloud {
                 }
             }
             "/instance/preempted" => Answer::ok(if self.preempted { "TRUE" } else { "FALSE" }),
+            "/instance/maintenance-event" => Answer::ok(&*self.maintenance_event),
             _ => Answer::status(404),
         };
-        answer.with("metadata-flavor", "Google").with("etag", format!("{:016x}", self.preempted_version))
+        let etag = self.etag(path);
+        answer.with("metadata-flavor", "Google").with("etag", etag)
+    }
+
+    /// The etag of a value of Google's that changes; what doesn't has one, too.
+    pub(crate) fn etag(&self, path: &str) -> String {
+        let mut hasher = std::hash::DefaultHasher::new();
+        match path.rsplit('/').next() {
+            Some("preempted") => self.preempted.hash(&mut hasher),
+            Some("maintenance-event") => self.maintenance_event.hash(&mut hasher),
+            Some(_) | None => {}
+        }
+        format!("{:016x}", hasher.finish())
+    }
+
+    fn start_events(&mut self, path: &str, headers: &BTreeMap<String, String>, body: &Value) -> Answer {
+        let asked = path == "/metadata/scheduledevents?api-version=2020-07-01"
+            && headers.get("metadata").map(String::as_str) == Some("true");
+        let known = |id: &Value| self.events.iter().any(|event| event["EventId"] == *id);
+        let ids: Vec<_> =
+            body["StartRequests"].as_array().into_iter().flatten().map(|start| &start["EventId"]).collect();
+        if !asked || ids.is_empty() || !ids.iter().all(|id| known(id)) {
+            return Answer::status(400);
+        }
+        self.acknowledged.extend(ids.iter().filter_map(|id| id.as_str()).map(str::to_owned));
+        Answer::ok("")
     }
 
     fn azure(&self, path: &str, headers: &BTreeMap<String, String>) -> Answer {

@@ -170,9 +170,14 @@ impl World {
                 machine_id: machine_id.to_owned(),
                 spot_action: None,
                 termination_time: None,
+                life_cycle: "spot".to_owned(),
+                rebalance: None,
+                lifecycle_target: None,
+                maintenance: Vec::new(),
                 preempted: false,
-                preempted_version: 1,
+                maintenance_event: "NONE".to_owned(),
                 events: Vec::new(),
+                acknowledged: Vec::new(),
                 launch,
             },
             taskcluster: Taskcluster::new(&format!("{:_<44}", "canary-static-secret-"), standalone),
@@ -291,7 +296,8 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Result<Response<
     let (status, extra, text) = {
         let mut world = shared.lock();
         let World { cloud, taskcluster, .. } = &mut *world;
-        match cloud.answer(&method, &path, &headers) {
+        let payload = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        match cloud.answer(&method, &path, &headers, &payload) {
             Some(answer) => (answer.status, answer.headers, answer.body),
             None => {
                 let request = ApiRequest {
@@ -349,7 +355,8 @@ async fn wait_for_change(shared: &Shared, path: &str) {
     let wait = async {
         loop {
             let changed = shared.changed.notified();
-            if Some(format!("{:016x}", shared.lock().cloud.preempted_version)) != last {
+            let path = path.split('?').next().unwrap_or_default();
+            if Some(shared.lock().cloud.etag(path)) != last {
                 return;
             }
             changed.await;

@@ -30,6 +30,8 @@ pub struct Taskcluster {
     pub reports: Vec<Value>,
     /// How many times a worker was removed.
     pub removals: usize,
+    /// Why the worker is not wanted any more, if so.
+    pub unwanted: Option<String>,
     /// How many registrations succeeded.
     pub registrations: usize,
     /// How many renewals succeeded.
@@ -72,6 +74,7 @@ impl Taskcluster {
             standalone,
             reports: Vec::new(),
             removals: 0,
+            unwanted: None,
             registrations: 0,
             renewals: 0,
             violations: Vec::new(),
@@ -128,7 +131,8 @@ impl Taskcluster {
             }
             ("GET", ["worker-manager", "v1", "workers", id, group, worker, "should-terminate"]) if *id == pool => {
                 Self::check_name(cloud, group, worker)?;
-                Ok((200, json!({"terminate": false, "reason": "the pool is content"})))
+                let reason = self.unwanted.as_deref().unwrap_or("the pool is content");
+                Ok((200, json!({"terminate": self.unwanted.is_some(), "reason": reason})))
             }
             ("GET", ["secrets", "v1", "secret", name]) => self.secret(name),
             _ => {

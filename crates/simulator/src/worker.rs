@@ -17,6 +17,7 @@
 //! | `{"copyConfig": file}` | copies the configuration there |
 //! | `{"leaveBehind": "quiet"}`, `"loud"` | leaves a process behind in a session of its own; `loud` keeps the output |
 //! | `{"onTerminate": code}` | from now on SIGTERM ends it with this code; negative: SIGTERM is ignored |
+//! | `{"onInterrupt": code}` | the same of SIGINT |
 //! | `{"sleep": ms}`, `"hang"` | waits; for ever |
 //! | `"closeInput"`, `"closeOutput"` | closes a stream |
 //! | `{"exit": code}`, `{"signal": number}` | ends |
@@ -71,7 +72,7 @@ pub fn main(arguments: &[String]) -> io::Result<i32> {
     let steps: Vec<Value> = serde_json::from_str(&script)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
-        let mut worker = Worker { config, messages: None, terminate: None };
+        let mut worker = Worker { config, messages: None };
         for step in steps {
             if let Some(code) = worker.step(&step).await? {
                 return Ok(code);
@@ -88,8 +89,13 @@ struct Worker {
     config: PathBuf,
     /// What was read; reading begins with the first step that needs it.
     messages: Option<mpsc::UnboundedReceiver<Message>>,
-    /// What SIGTERM does.
-    terminate: Option<i32>,
+}
+
+/// A signal that asks a worker to end.
+#[derive(Debug, Clone, Copy)]
+enum Ask {
+    Terminate,
+    Interrupt,
 }
 
 impl Worker {
@@ -119,9 +125,10 @@ impl Worker {
             "describe" => describe(Path::new(text))?,
             "copyConfig" => write_private(Path::new(text), &fs::read(&self.config)?)?,
             "leaveBehind" => leave_behind(text == "loud")?,
-            "onTerminate" => self.on_terminate(i32::try_from(number).unwrap_or(1))?,
-            "sleep" => self.or_terminated(tokio::time::sleep(Duration::from_millis(number.unsigned_abs()))).await,
-            "hang" => self.or_terminated(std::future::pending()).await,
+            "onTerminate" => on_signal(Ask::Terminate, i32::try_from(number).unwrap_or(1))?,
+            "onInterrupt" => on_signal(Ask::Interrupt, i32::try_from(number).unwrap_or(1))?,
+            "sleep" => tokio::time::sleep(Duration::from_millis(number.unsigned_abs())).await,
+            "hang" => std::future::pending().await,
             "closeInput" => close(0),
             "closeOutput" => close(1),
             "exit" => return Ok(Some(i32::try_from(number).unwrap_or(1))),
@@ -181,30 +188,7 @@ impl Worker {
     }
 
     async fn next_message(&mut self) -> Option<Message> {
-        let terminate = self.terminate;
-        let message = self.reader().recv();
-        match terminate {
-            None => message.await,
-            Some(code) => tokio::select! {
-                message = message => message,
-                () = terminated(code) => None,
-            },
-        }
-    }
-
-    async fn or_terminated(&self, wait: impl Future<Output = ()>) {
-        match self.terminate {
-            None => wait.await,
-            Some(code) => tokio::select! {
-                () = wait => {}
-                () = terminated(code) => {}
-            },
-        }
-    }
-
-    fn on_terminate(&mut self, code: i32) -> io::Result<()> {
-        self.terminate = Some(code);
-        listen_for_terminate()
+        self.reader().recv().await
     }
 }
 
@@ -328,36 +312,30 @@ fn end_by_signal(_number: i64) {
     std::process::abort();
 }
 
+/// From now on the signal no longer ends the process by itself.
 #[cfg(unix)]
-fn listen_for_terminate() -> io::Result<()> {
+fn on_signal(ask: Ask, code: i32) -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    // From the first listener on, the signal no longer ends the process by itself.
-    signal(SignalKind::terminate()).map(drop)
-}
-
-#[cfg(not(unix))]
-#[allow(clippy::unnecessary_wraps)] // the same signature everywhere
-fn listen_for_terminate() -> io::Result<()> {
-    Ok(())
-}
-
-#[cfg(unix)]
-async fn terminated(code: i32) {
-    use tokio::signal::unix::{SignalKind, signal};
-    if let Ok(mut signals) = signal(SignalKind::terminate()) {
+    let (kind, name) = match ask {
+        Ask::Terminate => (SignalKind::terminate(), "SIGTERM"),
+        Ask::Interrupt => (SignalKind::interrupt(), "SIGINT"),
+    };
+    let mut signals = signal(kind)?;
+    tokio::spawn(async move {
         while signals.recv().await.is_some() {
-            let _ = print(b"received SIGTERM\n");
+            let _ = print(format!("received {name}\n").as_bytes());
             if code >= 0 {
                 std::process::exit(code);
             }
         }
-    }
-    std::future::pending::<()>().await;
+    });
+    Ok(())
 }
 
 #[cfg(not(unix))]
-async fn terminated(_code: i32) {
-    std::future::pending::<()>().await;
+#[allow(clippy::unnecessary_wraps)] // the same signature everywhere
+fn on_signal(_ask: Ask, _code: i32) -> io::Result<()> {
+    Ok(())
 }
 
 fn tokio_stdin() -> impl AsyncRead + Unpin {

@@ -44,6 +44,9 @@ impl Process {
         command
             .args(&spec.arguments)
             .envs(spec.environment.iter().map(|(name, value)| (name, value)))
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_USEC")
+            .env_remove("WATCHDOG_PID")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -82,11 +85,18 @@ impl Process {
         }
     }
 
-    /// Asks the process to end: SIGTERM.
-    pub fn terminate(&self) {
+    /// Asks the process to finish what it does and end: SIGINT.
+    pub fn interrupt(&self) {
         // Once it has ended its number may be somebody else's.
         if self.exit.is_none() {
-            self.deliver(kill(self.pid, Signal::SIGTERM), "SIGTERM");
+            self.deliver(kill(self.pid, Signal::SIGINT), "SIGINT");
+        }
+    }
+
+    /// Asks the process to end, and its group where it is a wrapper: SIGTERM.
+    pub fn terminate(&self) {
+        if self.exit.is_none() {
+            self.deliver(killpg(self.pid, Signal::SIGTERM), "SIGTERM");
         }
     }
 

@@ -49,6 +49,9 @@ impl Process {
         }
     }
 
+    /// There is no such thing here: the worker hears when its time is up.
+    pub fn interrupt(&mut self) {}
+
     /// Ends the process: there is no gentler way.
     pub fn terminate(&mut self) {
         self.kill();

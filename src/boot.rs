@@ -1,0 +1,313 @@
+//! From a runner config to a worker that runs: who the machine is, its credentials, its configuration, its files.
+
+use crate::cache::{Cache, CacheProblem, Kept, Tombstone};
+use crate::driver::{self, Driver, Started};
+use crate::error::RunError;
+use crate::layer::{Layer, Source};
+use crate::logging::LogStream;
+use crate::platform::InitWord;
+use crate::provider::{self, Pace, Provider, Recognition};
+use crate::report::Reporter;
+use crate::run::RunOptions;
+use crate::run_state::{Admitted, RunState};
+use crate::runner_config::{ProviderConfig, RunnerConfig};
+use crate::secrets::{self, FormError, Share};
+use crate::supervise::{Ended, StopSignals, Surroundings, Terms, supervise};
+use crate::{files, platform, preflight, registration};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::time::Duration;
+use taskcluster_api::Client;
+
+/// How long the metadata service may keep a boot that goes on from the cache from starting.
+const RECOGNITION: Duration = Duration::from_secs(1);
+
+/// The parts of a boot, as the runner config names them.
+pub struct Boot {
+    /// What it was made from.
+    pub config: RunnerConfig,
+    /// Who says who the machine is.
+    pub provider: Arc<dyn Provider>,
+    /// Knows the worker.
+    pub driver: Box<dyn Driver>,
+    /// Where the run is kept.
+    pub cache: Cache,
+    /// Sends error reports.
+    pub reporter: Reporter,
+    /// What the worker's `oom_score_adj` is set back to.
+    oom_score_adj: Option<String>,
+}
+
+/// What a boot begins with.
+pub enum Admission {
+    /// A registered machine.
+    Run(Kept, Client),
+    /// A registered machine whose credentials ended then, and that can't have others.
+    Expired(Kept, Client, Timestamp),
+    /// A machine whose run was over before this boot.
+    Retiring(Tombstone),
+}
+
+/// What came of a registered machine's boot.
+pub enum Work {
+    /// A worker ran, and has ended.
+    Ended(Box<Ended>),
+    /// The driver has nothing to run.
+    Nothing,
+    /// A signal came before the worker was started.
+    ToldToStop,
+}
+
+impl Boot {
+    /// The parts of a boot.
+    ///
+    /// # Errors
+    /// Where no HTTP client can be made.
+    pub fn of(config: RunnerConfig, options: &RunOptions) -> Result<Self, RunError> {
+        let pace = Pace::from(&config.settings.interruption);
+        platform::become_subreaper();
+        Ok(Self {
+            provider: provider::build(&config.provider, &options.metadata_service, pace)
+                .map_err(RunError::from_provider)?,
+            driver: driver::build(&config.worker),
+            cache: Cache::of(&config, &options.runner_config),
+            reporter: Reporter::new(&config.settings.report),
+            oom_score_adj: platform::prefer_to_survive(),
+            config,
+        })
+    }
+
+    /// Whether a cloud made the machine.
+    pub fn is_cloud(&self) -> bool {
+        self.config.provider.is_cloud()
+    }
+
+    /// A registered machine: as it was `before`, from an earlier boot, or anew.
+    ///
+    /// # Errors
+    /// Where it can't be registered, or the worker is not there to be started.
+    pub async fn admit(&self, before: Option<Kept>) -> Result<Admission, RunError> {
+        let (kept, problem) = match before {
+            Some(kept) => (self.as_configured(kept), None),
+            None => self.recall().await,
+        };
+        if let Some(Kept::Retiring(tombstone)) = kept {
+            return Ok(Admission::Retiring(tombstone));
+        }
+        preflight::before_registration(&*self.driver, self.is_cloud(), files_are_waiting(kept.as_ref()))
+            .map_err(RunError::Preflight)?;
+        let Some(kept) = kept else {
+            let (kept, client) = self.register(problem).await?;
+            return Ok(Admission::Run(kept, client));
+        };
+        let client = Self::client_of(kept.admitted())?;
+        Ok(match kept.admitted().expired() {
+            Some(expired) => Admission::Expired(kept, client, expired),
+            None => Admission::Run(kept, client),
+        })
+    }
+
+    /// The run of an earlier boot, if it can go on; otherwise why not, if there is one.
+    async fn recall(&self) -> (Option<Kept>, Option<CacheProblem>) {
+        let kept = match self.cache.load() {
+            Ok(Some(kept)) => kept,
+            Ok(None) => return (None, None),
+            Err(problem) => {
+                tracing::warn!("{problem}: booting anew");
+                return (None, Some(problem));
+            }
+        };
+        let identity = &kept.admitted().identity;
+        let asked = self.provider.recognise(identity);
+        let recognised = match &kept {
+            // A machine must not end for another one's tombstone, so there is no hurry.
+            Kept::Retiring(_) => asked.await,
+            // No answer in time: it is ours, as it nearly always is.
+            Kept::Admitted(_) | Kept::Configured(_) => {
+                tokio::time::timeout(RECOGNITION, asked).await.unwrap_or(Recognition::Unknown)
+            }
+        };
+        match recognised {
+            Recognition::Ours | Recognition::Unknown => {}
+            Recognition::Other(us) => {
+                let problem = self.cache.other_machine(identity, us);
+                tracing::warn!("{problem}: booting anew");
+                self.cache.forget_tombstone();
+                return (None, Some(problem));
+            }
+        }
+        if matches!(kept, Kept::Retiring(_)) {
+            return (Some(kept), None);
+        }
+        let kept = self.as_configured(kept);
+        if let Some(kept) = &kept {
+            tracing::info!("going on with the run of an earlier boot as {}", kept.admitted().identity);
+        }
+        (kept, None)
+    }
+
+    /// A run that goes on, with the credentials that the runner config has by now; none where others must be had.
+    fn as_configured(&self, mut kept: Kept) -> Option<Kept> {
+        match &self.config.provider {
+            // The operator may have changed them in the file that is their home.
+            ProviderConfig::Standalone(config) => kept.admitted_mut().credentials = config.credentials.clone(),
+            // A worker is stopped that long before they end.
+            ProviderConfig::Static(_)
+                if kept.admitted().ends_within(self.config.settings.interruption.abort_before) =>
+            {
+                tracing::warn!("the credentials of the run so far are at their end: registering anew");
+                return None;
+            }
+            ProviderConfig::Static(_) | ProviderConfig::Aws | ProviderConfig::Azure | ProviderConfig::Google => {}
+        }
+        Some(kept)
+    }
+
+    async fn register(&self, cache: Option<CacheProblem>) -> Result<(Kept, Client), RunError> {
+        let found = self.provider.identify().await.map_err(RunError::from_provider)?;
+        tracing::info!("this machine is {}, says {}", found.identity, self.config.provider.name());
+        let client = Client::new(found.identity.root_url.clone())?;
+        tracing::debug!("registering with {}", client.root_url());
+        let admitted = registration::admit(&client, &*self.provider, found, self.is_cloud())
+            .await
+            .map_err(|source| RunError::Registration { source, cache })?;
+        if let Some(lease) = &admitted.lease {
+            tracing::info!("registered with {}; credentials end at {:.0}", client.root_url(), lease.expires);
+            if admitted.expired().is_some() {
+                tracing::error!("by this machine's clock these credentials have ended already: is the clock right?");
+            }
+        }
+        let client = client.with_credentials(admitted.credentials.clone());
+        Ok((Kept::Admitted(admitted), client))
+    }
+
+    fn client_of(admitted: &Admitted) -> Result<Client, RunError> {
+        Ok(Client::new(admitted.identity.root_url.clone())?.with_credentials(admitted.credentials.clone()))
+    }
+
+    /// From a registered machine to a worker that has ended, or to none where the driver has none.
+    ///
+    /// # Errors
+    /// Where anything on the way to a running worker fails.
+    pub async fn work(
+        self: Arc<Self>,
+        kept: Kept,
+        client: Client,
+        log: LogStream,
+        mut signals: StopSignals,
+    ) -> Result<Work, RunError> {
+        platform::tell_init(InitWord::Status(&format!("preparing {}", kept.admitted().identity)));
+        let run = tokio::select! {
+            run = self.prepare(kept, &client) => run?,
+            () = signals.told_to_end() => return Ok(Work::ToldToStop),
+        };
+        self.driver.preflight().map_err(RunError::Preflight)?;
+        let worker = match self.driver.start(&run, self.oom_score_adj.as_deref()).map_err(RunError::Start)? {
+            Started::Worker(worker) => *worker,
+            Started::Done => return Ok(Work::Nothing),
+        };
+        tracing::info!("started the worker (process {})", worker.process.id());
+        platform::tell_init(InitWord::Ready);
+        platform::tell_init(InitWord::Status(&format!("the worker runs as {}", run.admitted.identity)));
+        let terms = Terms {
+            is_cloud: self.is_cloud(),
+            registers_again: matches!(self.config.provider, ProviderConfig::Static(_)),
+            habits: self.driver.habits(&run),
+            settings: self.config.settings.clone(),
+            seed: fastrand::u64(..),
+        };
+        let surroundings = Surroundings {
+            terms,
+            provider: Arc::clone(&self.provider),
+            client,
+            cache: self.cache.clone(),
+            reporter: self.reporter.clone(),
+            log,
+            signals,
+        };
+        Ok(Work::Ended(Box::new(supervise(worker, run, surroundings).await)))
+    }
+
+    /// Everything that the worker will be told, and its files in place.
+    async fn prepare(&self, kept: Kept, client: &Client) -> Result<RunState, RunError> {
+        let run = match kept {
+            Kept::Admitted(admitted) => self.configure(admitted, client).await?,
+            Kept::Configured(run) => run,
+            // Whoever finds one starts no worker.
+            Kept::Retiring(tombstone) => RunState { admitted: tombstone.admitted, layers: vec![], files: vec![] },
+        };
+        self.place_files(run).await
+    }
+
+    /// Everything that the worker will be told. The registration's answer is kept beside the asking for secrets: a
+    /// machine registers only once, so that answer is the machine.
+    async fn configure(&self, admitted: Admitted, client: &Client) -> Result<RunState, RunError> {
+        let registered = Kept::Admitted(admitted.clone());
+        let share = async {
+            let mut share =
+                layers_of(&self.config, &*self.driver, &admitted.worker_config).map_err(RunError::Configuration)?;
+            if self.config.get_secrets {
+                let pool = &admitted.identity.worker_pool_id;
+                share.extend(secrets::fetch(client, pool).await.map_err(RunError::Secrets)?);
+            }
+            Ok::<Share, RunError>(share)
+        };
+        let (_, share) = tokio::join!(self.cache.keep(&registered), share);
+        let share = share?;
+        let run = RunState { admitted, layers: share.layers, files: share.files };
+        self.cache.keep(&Kept::Configured(run.clone())).await;
+        Ok(run)
+    }
+
+    async fn place_files(&self, mut run: RunState) -> Result<RunState, RunError> {
+        if run.files.is_empty() {
+            return Ok(run);
+        }
+        let (list, keeps) = (std::mem::take(&mut run.files), self.cache.keeps());
+        let placed = tokio::task::spawn_blocking(move || {
+            files::place(&list)?;
+            if keeps {
+                files::sync(&list);
+            }
+            Ok(())
+        });
+        placed.await.map_err(|error| RunError::System(error.into()))?.map_err(RunError::Files)?;
+        self.cache.keep(&Kept::Configured(run.clone())).await;
+        Ok(run)
+    }
+}
+
+/// The layers and files that come before the secrets: the runner config's, then the worker pool's.
+///
+/// # Errors
+/// Where the worker pool's configuration is of no known form.
+pub fn layers_of(
+    config: &RunnerConfig,
+    driver: &dyn Driver,
+    worker_config: &Map<String, Value>,
+) -> Result<Share, FormError> {
+    let lowest = Layer { source: Source::RunnerConfig, config: config.worker_config.clone() };
+    let mut share = Share { layers: vec![lowest], files: Vec::new() };
+    let pool = match worker_config.get(driver.config_key()) {
+        Some(Value::Object(own)) if worker_config.len() == 1 => {
+            secrets::read_config_and_files(own.clone(), Source::Registration)?
+        }
+        Some(_) if worker_config.len() == 1 => {
+            return Err(FormError::NoObject { from: Source::Registration, key: driver.config_key() });
+        }
+        Some(_) | None => {
+            // Of old it was the configuration itself.
+            Share { layers: vec![Layer { source: Source::Registration, config: worker_config.clone() }], files: vec![] }
+        }
+    };
+    share.extend(pool);
+    Ok(share)
+}
+
+fn files_are_waiting(kept: Option<&Kept>) -> bool {
+    match kept {
+        Some(Kept::Configured(run)) => !run.files.is_empty(),
+        Some(Kept::Admitted(_) | Kept::Retiring(_)) | None => false,
+    }
+}

@@ -1,0 +1,288 @@
+//! What follows a run: the report of what went wrong, and what becomes of the machine.
+
+use crate::boot::Boot;
+use crate::cache::{Kept, Tombstone};
+use crate::error::{RunError, Stage};
+use crate::outcome::{Place, Retirement, RunOutcome};
+use crate::platform::InitWord;
+use crate::report::Redactor;
+use crate::run_state::Admitted;
+use crate::runner_config::settings::OnBootFailure;
+use crate::supervise::{Ended, StopSignals};
+use crate::{VERSION, platform, retirement};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+use taskcluster_api::{Client, ReportWorkerError};
+
+/// A run that is over, whatever came of it.
+pub struct End {
+    /// What it came to.
+    pub outcome: RunOutcome,
+    /// What tells of that.
+    pub exit_code: u8,
+    report: Option<ReportWorkerError>,
+    place: Place,
+    /// Whether the machine has been retired already.
+    retired: bool,
+    /// What the cloud may be told to go on with.
+    to_acknowledge: Vec<String>,
+    /// What another run would go on with.
+    kept: Kept,
+    client: Client,
+    redactor: Redactor,
+    signals: Option<StopSignals>,
+}
+
+/// What another run of the worker begins with.
+pub struct Again {
+    /// The registered machine.
+    pub kept: Kept,
+    /// Requests to end.
+    pub signals: StopSignals,
+}
+
+impl End {
+    /// That of a worker.
+    pub fn of_run(boot: &Boot, ended: Ended) -> Self {
+        let Ended { facts, run, client, redactor, last_lines, to_acknowledge, retired, signals } = ended;
+        let outcome = RunOutcome::of(facts);
+        let (report, exit_code) = if outcome == RunOutcome::OurFailure {
+            tracing::error!("{}", RunError::Supervision.report());
+            (Some(failure_of(boot, &RunError::Supervision)), Stage::Supervision.exit_code())
+        } else {
+            (worker_failure(boot, outcome, facts.exit.exit_code(), &last_lines), facts.exit.exit_code())
+        };
+        let habits = boot.driver.habits(&run);
+        Self {
+            outcome,
+            exit_code,
+            report,
+            place: place(boot, habits.leaves_reboots_to_others),
+            retired,
+            to_acknowledge,
+            kept: Kept::Configured(run),
+            client,
+            redactor,
+            signals: Some(signals),
+        }
+    }
+
+    /// That of a driver that had nothing to run.
+    pub fn of_nothing(boot: &Boot, kept: Kept, client: Client) -> Self {
+        Self {
+            outcome: RunOutcome::Finished,
+            exit_code: 0,
+            report: None,
+            place: place(boot, false),
+            retired: false,
+            to_acknowledge: Vec::new(),
+            redactor: Redactor::of_machine(kept.admitted()),
+            kept,
+            client,
+            signals: None,
+        }
+    }
+
+    /// That of a failure of ours on a registered machine.
+    pub fn of_failure(boot: &Boot, error: &RunError, kept: Kept, client: Client) -> Self {
+        // First of all: what follows takes minutes, and may end the machine.
+        tracing::error!("{}", error.report());
+        Self {
+            outcome: RunOutcome::of_failure(error.stage()),
+            exit_code: error.stage().exit_code(),
+            report: Some(failure_of(boot, error)),
+            ..Self::of_nothing(boot, kept, client)
+        }
+    }
+}
+
+fn place(boot: &Boot, reboots_are_others: bool) -> Place {
+    Place { is_cloud: boot.is_cloud(), survives_reboot: boot.cache.keeps(), reboots_are_others }
+}
+
+/// Does what follows a run. Another run, where there is to be one. A signal that comes meanwhile, as when init stops
+/// everything, ends us; what a tombstone says is gone on with at the next start.
+pub async fn conclude(boot: &Boot, mut end: End) -> Option<Again> {
+    let retirement = end.outcome.retirement(end.place, &boot.config.settings);
+    tracing::info!("the run is over: {}; {}", end.outcome, what_follows(retirement, boot, end.retired));
+    platform::tell_init(InitWord::Status(&format!("the run is over: {}", end.outcome)));
+    let signals = end.signals.take().or_else(|| StopSignals::listen().ok());
+    let Some(mut signals) = signals else {
+        follow(boot, &end, retirement).await;
+        return None;
+    };
+    tokio::select! {
+        () = follow(boot, &end, retirement) => {}
+        () = signals.told_to_end() => {
+            tracing::info!("told to stop: leaving the machine as it is");
+            return None;
+        }
+    }
+    (retirement == Retirement::RestartWorker && !end.retired).then_some(Again { kept: end.kept, signals })
+}
+
+async fn follow(boot: &Boot, end: &End, retirement: Retirement) {
+    let goes = match retirement {
+        Retirement::RemoveWorker | Retirement::ShutDownHost => true,
+        Retirement::Reboot | Retirement::LeaveRunning | Retirement::RestartWorker => false,
+    };
+    if goes {
+        bury(boot, end, retirement == Retirement::RemoveWorker).await;
+    }
+    let admitted = end.kept.admitted();
+    if let Some(report) = end.report.clone() {
+        boot.reporter.send(&end.client, &admitted.identity.worker(), &end.redactor, report).await;
+    }
+    match retirement {
+        Retirement::RemoveWorker => remove(boot, end).await,
+        Retirement::ShutDownHost => {
+            acknowledge(boot, end).await;
+            retirement::shut_down(&boot.config.settings.retirement).await;
+        }
+        Retirement::Reboot if end.retired => {}
+        Retirement::Reboot => {
+            acknowledge(boot, end).await;
+            let grace = boot.config.settings.retirement.reboot_grace;
+            tracing::info!("waiting {} s for the machine to be rebooted", grace.as_secs_f32());
+            tokio::time::sleep(grace).await;
+            if !retirement::reboot().await && boot.is_cloud() {
+                bury(boot, end, true).await;
+                remove(boot, end).await;
+            }
+        }
+        Retirement::LeaveRunning | Retirement::RestartWorker => acknowledge(boot, end).await,
+    }
+}
+
+async fn remove(boot: &Boot, end: &End) {
+    let settings = &boot.config.settings.retirement;
+    let worker = end.kept.admitted().identity.worker();
+    let removed = end.retired || retirement::remove(&end.client, &worker, settings).await;
+    acknowledge(boot, end).await;
+    if !removed {
+        retirement::shut_down(settings).await;
+    }
+}
+
+/// From here on whatever starts on a cloud's machine goes on with its retirement. A machine of one's own comes back
+/// when its owner wants it.
+async fn bury(boot: &Boot, end: &End, remove: bool) {
+    if boot.is_cloud() {
+        let admitted = end.kept.admitted().clone();
+        boot.cache.keep(&Kept::Retiring(Tombstone { admitted, since: Timestamp::now(), remove })).await;
+    }
+}
+
+async fn acknowledge(boot: &Boot, end: &End) {
+    for event in &end.to_acknowledge {
+        boot.provider.acknowledge(event).await;
+    }
+}
+
+fn what_follows(retirement: Retirement, boot: &Boot, retired: bool) -> String {
+    match retirement {
+        Retirement::RemoveWorker if retired => "this machine is being removed".to_owned(),
+        Retirement::RemoveWorker => "this machine is to be removed".to_owned(),
+        Retirement::ShutDownHost => "this machine is shut down".to_owned(),
+        Retirement::Reboot => {
+            let grace = boot.config.settings.retirement.reboot_grace;
+            format!("this machine is rebooted, at the latest in {} s", grace.as_secs_f32())
+        }
+        Retirement::LeaveRunning => "this machine is left as it is".to_owned(),
+        Retirement::RestartWorker => "the worker is started again".to_owned(),
+    }
+}
+
+/// A machine that found its own tombstone: no worker runs here any more, and sooner or later the machine is gone. The
+/// answer is the exit code.
+pub async fn go_on_retiring(boot: &Boot, tombstone: Tombstone, mut signals: StopSignals) -> u8 {
+    let Tombstone { admitted, since, remove } = tombstone;
+    tracing::warn!("{}: this machine has been retiring since {since:.0}; no worker is started", admitted.identity);
+    platform::tell_init(InitWord::Status("retiring this machine"));
+    let retire = async {
+        let settings = &boot.config.settings.retirement;
+        if remove && age(since) < settings.shutdown_after && removes(boot, &admitted).await {
+            let left = settings.shutdown_after.saturating_sub(age(since));
+            tracing::info!("if this machine is still here in {} s it is shut down", left.as_secs());
+            tokio::time::sleep(left).await;
+        }
+        retirement::shut_down(settings).await;
+    };
+    tokio::select! {
+        () = retire => 0,
+        () = signals.told_to_end() => {
+            tracing::info!("told to stop: the next start goes on with the retirement");
+            0
+        }
+    }
+}
+
+async fn removes(boot: &Boot, admitted: &Admitted) -> bool {
+    match Client::new(admitted.identity.root_url.clone()) {
+        Ok(client) => {
+            let client = client.with_credentials(admitted.credentials.clone());
+            retirement::remove(&client, &admitted.identity.worker(), &boot.config.settings.retirement).await
+        }
+        Err(error) => {
+            tracing::error!("cannot ask worker-manager: {error}");
+            false
+        }
+    }
+}
+
+/// How long ago that was; for ever where the clock was set back to before it.
+fn age(since: Timestamp) -> Duration {
+    let age: SignedDuration = Timestamp::now().duration_since(since);
+    Duration::try_from(age).unwrap_or(Duration::MAX)
+}
+
+/// What becomes of a machine that could not be registered: there is nothing to remove, and whoever started us tries
+/// again.
+///
+/// # Errors
+/// The failure, where nothing else is done about it.
+pub async fn never_registered(boot: &Boot, error: RunError, mut signals: StopSignals) -> Result<u8, RunError> {
+    match boot.config.settings.retirement.on_boot_failure {
+        OnBootFailure::Leave => Err(error),
+        OnBootFailure::Shutdown => {
+            tracing::error!("{}", error.report());
+            tokio::select! {
+                () = retirement::shut_down(&boot.config.settings.retirement) => {}
+                () = signals.told_to_end() => tracing::info!("told to stop: leaving the machine as it is"),
+            }
+            Ok(error.stage().exit_code())
+        }
+    }
+}
+
+fn worker_failure(boot: &Boot, outcome: RunOutcome, exit_code: u8, last_lines: &[String]) -> Option<ReportWorkerError> {
+    let (kind, title) = outcome.report()?;
+    let mut description = format!("{title}. The machine's log says more.");
+    if !last_lines.is_empty() {
+        description = format!("{title}. The worker's last lines:\n\n{}", last_lines.join("\n"));
+    }
+    let extra = extra(boot, "worker", exit_code);
+    Some(ReportWorkerError { kind: kind.to_owned(), title, description, extra })
+}
+
+fn failure_of(boot: &Boot, error: &RunError) -> ReportWorkerError {
+    let stage = error.stage();
+    ReportWorkerError {
+        kind: format!("start-worker-{}", stage.name()),
+        title: format!("start-worker failed: {}", stage.meaning()),
+        description: error.public_report(),
+        extra: extra(boot, stage.name(), stage.exit_code()),
+    }
+}
+
+fn extra(boot: &Boot, stage: &str, exit_code: u8) -> Map<String, Value> {
+    let facts = [
+        ("startWorkerVersion", json!(VERSION)),
+        ("provider", json!(boot.config.provider.name())),
+        ("stage", json!(stage)),
+        ("exitCode", json!(exit_code)),
+        ("uptimeSeconds", json!(platform::up_time().map(|up| up.as_secs()))),
+    ];
+    facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}

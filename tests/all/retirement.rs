@@ -1,0 +1,350 @@
+//! What becomes of a machine after its run, and that none is ever forgotten.
+
+use crate::support::{Fixture, PATIENCE, Running};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use simulator::{CloudKind, Fault};
+use std::fs;
+use std::time::Duration;
+
+fn removals(fixture: &Fixture) -> usize {
+    fixture.simulator.world(|world| world.taskcluster.removals)
+}
+
+fn refuse_removal(fixture: &Fixture) {
+    fixture.simulator.fault("DELETE", usize::MAX, Fault::error(403, "InsufficientScopes", "no"));
+}
+
+/// A worker that ends as it is told.
+fn obedient() -> Value {
+    json!(["hello", {"await": "graceful-termination"}, {"exit": 71}])
+}
+
+#[test]
+fn a_machine_that_is_not_removed_is_shut_down() {
+    for exit in [0, 69] {
+        let fixture = Fixture::new(CloudKind::Google).script(json!(["hello", {"exit": exit}]));
+        refuse_removal(&fixture);
+        fixture.boot().assert_code(exit).assert_logged("answered 403 InsufficientScopes: no");
+        assert_eq!(fixture.machine.shutdowns(), ["-h now"]);
+        assert_eq!(fixture.simulator.count("DELETE"), 1, "a refusal ends the asking");
+    }
+}
+
+#[test]
+fn a_machine_that_cannot_be_shut_down_tries_for_ever_and_says_so() {
+    let mut fixture = Fixture::new(CloudKind::Google);
+    fixture.machine.config["retirement"]["shutdownRetry"] = json!("30ms");
+    fixture.machine.shutdown_ends_with(1).unwrap();
+    refuse_removal(&fixture);
+    let mut running = fixture.start();
+    for _ in 0..3 {
+        running.wait_for_next("GOES ON COSTING MONEY: shutdown ended with exit status: 1");
+    }
+    fixture.machine.shutdown_ends_with(0).unwrap();
+    running.finish().assert_code(0).assert_logged("this machine is shutting down");
+    assert!(fixture.machine.shutdowns().len() >= 4);
+}
+
+#[test]
+fn removal_is_tried_again_for_its_time_and_then_the_machine_shuts_down() {
+    let mut fixture = Fixture::new(CloudKind::Aws);
+    fixture.machine.config["retirement"]["removalTimeout"] = json!("600ms");
+    fixture.simulator.fault("DELETE", usize::MAX, Fault::status(503));
+    fixture.boot().assert_code(0);
+    assert!(fixture.simulator.count("DELETE") > 1);
+    assert_eq!(fixture.machine.shutdowns(), ["-h now"]);
+
+    let fixture = Fixture::new(CloudKind::Aws);
+    fixture.simulator.fault("DELETE", 3, Fault::status(503));
+    fixture.boot().assert_code(0);
+    assert_eq!((removals(&fixture), fixture.machine.shutdowns().len()), (1, 0));
+}
+
+#[test]
+fn a_machine_that_is_killed_while_it_retires_goes_on_with_that_at_the_next_start() {
+    for cached in [true, false] {
+        let mut fixture = if cached { Fixture::with_cache(CloudKind::Azure) } else { Fixture::new(CloudKind::Azure) };
+        fixture.machine.config["retirement"]["shutdownAfter"] = json!("1s");
+        fixture.machine.script = json!(["hello", {"exit": 1}]);
+        fixture.simulator.fault("DELETE", 1, Fault::Delay(Duration::from_secs(3600)));
+        let running = fixture.start();
+        assert!(fixture.simulator.wait_for("DELETE", 1, PATIENCE));
+        running.signal(Signal::SIGKILL);
+        running.finish();
+        let file = fixture.path(if cached { "cache.json" } else { "start-worker-retiring.json" });
+        let tombstone: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        assert!(tombstone["retiring"]["since"].is_string(), "{tombstone}");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+
+        let finished = fixture.boot();
+        finished.assert_code(0).assert_logged("has been retiring since").assert_not_logged("started the worker");
+        assert_eq!(fixture.simulator.count("/worker/register"), 1, "it never registers again");
+        assert_eq!(removals(&fixture), 1);
+        // worker-manager has answered 200, and yet the machine is still there.
+        assert_eq!(fixture.machine.shutdowns(), ["-h now"]);
+        fixture.assert_no_violation();
+    }
+}
+
+#[test]
+fn an_old_tombstone_shuts_the_machine_down_without_asking_anybody() {
+    let mut fixture = Fixture::with_cache(CloudKind::Google);
+    fixture.boot().assert_code(0);
+    fixture.machine.config["retirement"]["shutdownAfter"] = json!(0);
+    fixture.boot().assert_code(0).assert_not_logged("asking worker-manager");
+    assert_eq!((removals(&fixture), fixture.machine.shutdowns().len()), (1, 1));
+}
+
+#[test]
+fn a_tombstone_lies_in_the_units_state_folder_where_there_is_one() {
+    let fixture = Fixture::new(CloudKind::Google);
+    let folder = fixture.path("state");
+    let boot = || {
+        let mut command = fixture.machine.command().unwrap();
+        Running::spawn(command.env("STATE_DIRECTORY", &folder)).finish()
+    };
+    boot().assert_code(0);
+    assert!(folder.join("start-worker-retiring.json").is_file());
+    assert!(!fixture.path("start-worker-retiring.json").exists());
+}
+
+#[test]
+fn another_machines_tombstone_ends_nobody() {
+    for cached in [true, false] {
+        let fixture =
+            if cached { Fixture::with_cache(CloudKind::Google) } else { Fixture::new(CloudKind::Google) }.rebooting();
+        let file = fixture.path(if cached { "cache.json" } else { "start-worker-retiring.json" });
+        // An image that was made from the disk of a machine that had been retired.
+        let other = Fixture::with_cache(CloudKind::Google);
+        other.boot().assert_code(0);
+        let mut tombstone: Value = serde_json::from_slice(&fs::read(other.path("cache.json")).unwrap()).unwrap();
+        tombstone["identity"]["workerId"] = json!("baked-into-the-image");
+        fs::write(&file, tombstone.to_string()).unwrap();
+        let finished = fixture.boot();
+        finished.assert_code(67).assert_logged("belongs to baked-into-the-image").assert_logged("started the worker");
+        assert_eq!(fixture.simulator.count("/worker/register"), 1);
+    }
+}
+
+#[test]
+fn a_machine_of_ones_own_has_no_tombstone() {
+    for exit in [0, 1] {
+        let mut fixture = Fixture::with_cache(CloudKind::Static).script(json!(["hello", {"exit": exit}]));
+        fixture.machine.config["retirement"]["onFailure"] = json!("remove");
+        fixture.boot().assert_code(exit);
+        assert_eq!(removals(&fixture), usize::try_from(exit).unwrap());
+        // Its owner starts it again.
+        fixture.boot().assert_code(exit).assert_logged("started the worker");
+        assert!(fixture.machine.shutdowns().is_empty());
+    }
+}
+
+#[test]
+fn init_stops_the_machine_ten_times_and_it_goes_on_each_time() {
+    let fixture = Fixture::with_cache(CloudKind::Aws).script(obedient());
+    for boot in 0..10 {
+        let mut running = fixture.start();
+        running.wait_for("said hello");
+        running.signal(Signal::SIGTERM);
+        if boot % 2 == 0 {
+            running.finish().assert_code(71).assert_logged("this machine is left as it is");
+        } else {
+            // Init waits for nobody for ever.
+            running.signal(Signal::SIGKILL);
+            running.finish();
+        }
+    }
+    assert_eq!(removals(&fixture) + fixture.simulator.count("worker-pool-errors"), 0);
+    assert_eq!(fixture.simulator.world(|world| world.taskcluster.registrations), 1);
+    assert!(fixture.machine.shutdowns().is_empty());
+    fixture.assert_no_violation();
+}
+
+#[test]
+fn a_reboot_that_nobody_makes_is_made() {
+    for kind in [CloudKind::Aws, CloudKind::Static] {
+        let fixture = Fixture::with_cache(kind).rebooting();
+        fixture.boot().assert_code(67);
+        assert_eq!(fixture.machine.shutdowns(), ["-r now"]);
+        assert_eq!(removals(&fixture) + fixture.simulator.count("worker-pool-errors"), 0);
+    }
+}
+
+#[test]
+fn a_reboot_that_init_makes_is_waited_for() {
+    let mut fixture = Fixture::with_cache(CloudKind::Aws).rebooting();
+    fixture.machine.config["retirement"]["rebootGrace"] = json!("1h");
+    let mut running = fixture.start();
+    running.wait_for("waiting 3600 s for the machine to be rebooted");
+    running.signal(Signal::SIGTERM);
+    running.finish().assert_code(67);
+    assert!(removals(&fixture) == 0 && fixture.machine.shutdowns().is_empty());
+}
+
+#[test]
+fn a_reboot_that_others_make_is_left_to_them_and_one_that_cannot_come_back_is_none() {
+    let mut fixture = Fixture::with_cache(CloudKind::Aws).rebooting();
+    fixture.machine.config["workerConfig"]["disableReboots"] = json!(true);
+    fixture.boot().assert_code(67);
+    assert!(removals(&fixture) == 0 && fixture.machine.shutdowns().is_empty());
+
+    let fixture = Fixture::new(CloudKind::Aws).rebooting();
+    fixture.boot().assert_code(67);
+    assert!(removals(&fixture) == 1 && fixture.machine.shutdowns().is_empty());
+
+    // A machine that cannot reboot is no use either.
+    let fixture = Fixture::with_cache(CloudKind::Aws).rebooting();
+    fixture.machine.shutdown_ends_with(1).unwrap();
+    fixture.boot().assert_code(67).assert_logged("this machine cannot be rebooted");
+    assert_eq!((removals(&fixture), fixture.machine.shutdowns()), (1, vec!["-r now".to_owned()]));
+}
+
+#[test]
+fn the_runner_config_chooses_what_becomes_of_a_machine() {
+    let table = [
+        ("onFinished", 0, "shutdown", 0, vec!["-h now"]),
+        ("onFinished", 0, "leave", 0, vec![]),
+        ("onFailure", 1, "leave", 0, vec![]),
+        ("onFailure", 1, "reboot", 0, vec!["-r now"]),
+        ("onIdle", 68, "remove", 1, vec![]),
+        ("onToldToStop", 70, "leave", 0, vec![]),
+    ];
+    for (key, exit, choice, removed, shutdowns) in table {
+        let mut fixture = Fixture::with_cache(CloudKind::Google).script(json!(["hello", {"exit": exit}]));
+        fixture.machine.config["retirement"][key] = json!(choice);
+        fixture.boot().assert_code(exit);
+        assert_eq!(
+            (removals(&fixture), fixture.machine.shutdowns()),
+            (removed, shutdowns.iter().map(ToString::to_string).collect()),
+            "{key} {choice}"
+        );
+    }
+}
+
+#[test]
+fn a_machine_that_cannot_be_registered_is_left_or_shut_down_as_configured() {
+    for (choice, shutdowns) in [("leave", vec![]), ("shutdown", vec!["-h now"])] {
+        let mut fixture = Fixture::new(CloudKind::Static);
+        fixture.machine.config["retirement"]["onBootFailure"] = json!(choice);
+        fixture.machine.config["provider"]["staticSecret"] = json!("x".repeat(44));
+        let finished = fixture.boot();
+        finished.assert_code(13).assert_logged("the proof proves nothing");
+        assert_eq!(fixture.machine.shutdowns(), shutdowns);
+        assert_eq!(finished.log.matches("failed while").count(), 1, "{}", finished.log);
+    }
+}
+
+#[test]
+fn a_worker_is_started_again_as_often_as_it_may() {
+    let mut fixture = Fixture::new(CloudKind::Static).script(json!(["hello", {"exit": 3}]));
+    fixture.machine.config["restart"] = json!({"policy": "on-failure", "firstPause": "20ms", "starts": 3});
+    let finished = fixture.boot();
+    finished.assert_code(3).assert_logged("the worker was started too often lately");
+    assert_eq!(finished.log.matches("started the worker").count(), 3, "{}", finished.log);
+    // The same failure is not reported again and again.
+    assert_eq!(fixture.simulator.world(|world| world.taskcluster.reports.len()), 1);
+    assert_eq!(fixture.simulator.count("/worker/register"), 1);
+
+    let mut fixture = Fixture::new(CloudKind::Static).script(json!(["hello", {"exit": 0}]));
+    fixture.machine.config["restart"] = json!("on-failure");
+    let finished = fixture.boot();
+    finished.assert_code(0);
+    assert_eq!(finished.log.matches("started the worker").count(), 1);
+}
+
+#[test]
+fn a_restarted_worker_has_current_credentials_and_a_signal_ends_the_waiting() {
+    let mut fixture = Fixture::new(CloudKind::Static);
+    let saved = fixture.path("saved");
+    fixture.machine.script = json!(["hello", {"saveCredentials": saved}, {"exit": 0}]);
+    fixture.machine.config["restart"] =
+        json!({"policy": "always", "firstPause": "10ms", "longestPause": "1h", "starts": 3});
+    fixture.simulator.world(|world| world.taskcluster.credentials_life = Duration::from_secs(31));
+    let mut running = fixture.start();
+    running.wait_for_next("starting the worker again");
+    running.wait_for_next("said hello");
+    let newest = fixture.simulator.world(|world| world.taskcluster.newest_credentials().unwrap());
+    assert_eq!(fixture.worker_config()["accessToken"], json!(newest.1));
+
+    let mut fixture = Fixture::new(CloudKind::Static).script(json!(["hello", {"exit": 5}]));
+    fixture.machine.config["restart"] = json!({"policy": "always", "firstPause": "1h", "longestPause": "1h"});
+    running.signal(Signal::SIGKILL);
+    running.finish();
+    let mut running = fixture.start();
+    running.wait_for("starting the worker again");
+    running.signal(Signal::SIGTERM);
+    running.finish().assert_code(5).assert_logged("the worker is not started again");
+}
+
+#[test]
+fn a_restart_registers_anew_where_the_credentials_have_ended() {
+    let mut fixture = Fixture::new(CloudKind::Static).script(obedient());
+    fixture.machine.config["restart"] = json!({"policy": "on-failure", "firstPause": "10ms", "starts": 2});
+    fixture.simulator.world(|world| world.taskcluster.credentials_life = Duration::from_secs(1));
+    fixture.simulator.fault("/reregister", usize::MAX, Fault::status(503));
+    let finished = fixture.boot();
+    finished.assert_logged("the worker is started again").assert_logged("registering anew");
+    assert_eq!(fixture.simulator.world(|world| world.taskcluster.registrations), 2);
+}
+
+#[test]
+fn a_report_tells_what_helps_and_holds_nothing_up() {
+    let mut fixture = Fixture::new(CloudKind::Google).script(json!(["hello", {"exit": 69}]));
+    fixture.boot().assert_code(69);
+    let report = fixture.simulator.world(|world| world.taskcluster.reports[0].clone());
+    assert_eq!(report["kind"], "worker-failed");
+    let extra = &report["extra"];
+    assert_eq!(
+        (&extra["provider"], &extra["stage"], &extra["exitCode"]),
+        (&json!("google"), &json!("worker"), &json!(69))
+    );
+    assert!(extra["startWorkerVersion"].is_string() && extra["uptimeSeconds"].is_u64(), "{extra}");
+    assert!(!report["description"].as_str().unwrap().contains("last lines"), "{report}");
+
+    fixture = Fixture::new(CloudKind::Google).script(json!(["hello", {"exit": 69}]));
+    fixture.machine.config["report"] = json!({"timeout": "100ms"});
+    fixture.simulator.fault("worker-pool-errors", usize::MAX, Fault::Delay(Duration::from_secs(3600)));
+    fixture.boot().assert_code(69);
+    assert_eq!(removals(&fixture), 1);
+}
+
+#[test]
+fn the_workers_last_lines_are_reported_where_that_is_wanted_without_secrets() {
+    let mut fixture = Fixture::new(CloudKind::Google);
+    let pool = fixture.pool();
+    fixture.machine.config["report"] = json!({"workerLogLines": 3});
+    fixture.simulator.world(|world| {
+        let secret = json!({"config": {"deep": [{"key": "canary-value"}]}});
+        world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), secret);
+    });
+    let token = "canary-access-token-1-0123456789abcdef";
+    fixture.machine.script = json!([
+        "hello", {"print": "too long ago"}, {"print": "the key is canary-value"}, {"print": format!("token={token};")},
+        {"printError": "the last words"}, {"sleep": 200}, {"exit": 1},
+    ]);
+    fixture.boot().assert_code(1);
+    let report = fixture.simulator.world(|world| world.taskcluster.reports[0].clone());
+    let description = report["description"].as_str().unwrap();
+    assert!(!description.contains("canary") && !description.contains("too long ago"), "{description}");
+    for part in ["the key is [redacted]", "token=[redacted];", "the last words"] {
+        assert!(description.contains(part), "{description}");
+    }
+}
+
+#[test]
+fn what_the_worker_reports_is_public_too() {
+    let mut fixture = Fixture::new(CloudKind::Google);
+    let pool = fixture.pool();
+    fixture.simulator.world(|world| {
+        world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), json!({"config": {"key": "canary-value"}}));
+    });
+    let report = json!({"message": {"type": "error-report", "kind": "k", "title": "canary-value!", "description": "d canary-value",
+        "extra": {"canary-value": ["canary-value"]}}});
+    fixture.machine.script = json!(["hello", report, report, {"exit": 0}]);
+    fixture.boot().assert_code(0);
+    let reports = fixture.simulator.world(|world| world.taskcluster.reports.clone());
+    assert_eq!(reports.len(), 1, "the same failure is reported once");
+    assert!(!Value::from(reports).to_string().contains("canary"));
+}
