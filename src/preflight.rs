@@ -4,7 +4,9 @@
 use crate::driver::{self, Driver, DriverError};
 use crate::platform::{self, Access};
 use crate::private_file;
-use crate::runner_config::{Loaded, Position, Problem, Severity, WorkerConfig};
+use crate::runner_config::settings::RestartPolicy;
+use crate::runner_config::{Loaded, Position, Problem, RunnerConfig, Severity, WorkerConfig};
+use serde_json::Value;
 use std::io;
 use std::path::Path;
 
@@ -47,6 +49,31 @@ pub fn problems(loaded: &Loaded) -> Vec<Problem> {
         if let Err(error) = can_be_written(path) {
             problems.push(at(loaded, keys).note(format!("{} cannot be written: {error}", path.display())));
         }
+    }
+    problems.extend(loaded.config.iter().flat_map(|config| surprises(loaded, config)));
+    problems
+}
+
+/// What a config may mean although nobody means it.
+fn surprises(loaded: &Loaded, config: &RunnerConfig) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if !config.provider.is_cloud() {
+        return problems;
+    }
+    let reboots = match &config.worker {
+        WorkerConfig::GenericWorker { .. } => config.worker_config.get("disableReboots") != Some(&Value::Bool(true)),
+        WorkerConfig::DockerWorker { .. } | WorkerConfig::Dummy => false,
+    };
+    if reboots && config.cache_over_restarts.is_none() {
+        let note = "without cacheOverRestarts a machine that generic-worker wants to reboot is retired instead: a cloud machine registers only once";
+        problems.push(Problem::of_file(Severity::Warning, note));
+    }
+    if config.settings.restart.policy != RestartPolicy::Never {
+        let note =
+            "a cloud machine is retired when its run is over: this changes nothing unless `retirement` says `restart`";
+        let mut problem = at(loaded, &["restart"]).note(note);
+        problem.severity = Severity::Warning;
+        problems.push(problem);
     }
     problems
 }

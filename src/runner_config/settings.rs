@@ -373,3 +373,99 @@ fn duration(table: &mut Table<'_, '_>, name: &'static str, at_least: Duration, i
         *into = value;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::read;
+    use super::*;
+    use std::fmt::Write as _;
+
+    /// The rows of the table in docs/configuration.md: the key's path, and its default where there is one.
+    fn documented() -> Vec<(String, Option<String>)> {
+        let page = include_str!("../../docs/configuration.md");
+        let (_, section) = page.split_once("## Behaviour").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        rows.map(|row| {
+            let mut cells = row.split('|').map(str::trim).skip(1);
+            let mut cell = || cells.next().unwrap().trim_matches('`').to_owned();
+            let (key, default) = (cell(), cell());
+            (key, Some(default).filter(|default| !default.is_empty()))
+        })
+        .collect()
+    }
+
+    fn settings_of(text: &str) -> Result<Settings, Vec<String>> {
+        let text = format!("provider: {{providerType: aws}}\nworker: {{implementation: dummy}}\n{text}");
+        let reading = read(text.as_bytes());
+        let problems: Vec<_> = reading.problems.iter().map(ToString::to_string).collect();
+        if problems.is_empty() { Ok(reading.sections.config.unwrap().settings) } else { Err(problems) }
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let mut text = String::new();
+        let mut section = String::new();
+        for (path, default) in documented() {
+            let Some(default) = default else { continue };
+            let (own, key) = path.split_once('.').unwrap();
+            if section != own {
+                let _ = writeln!(text, "{own}:");
+                own.clone_into(&mut section);
+            }
+            let _ = writeln!(text, "  {key}: {default}");
+        }
+        assert_eq!(settings_of(&text), Ok(Settings::default()), "{text}");
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let documented: Vec<_> = documented().into_iter().map(|(path, _)| path).collect();
+        let source = include_str!("settings.rs").split("#[cfg(test)]").next().unwrap();
+        let read: Vec<_> = source.split("(table, \"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+        let classes = OutcomeClass::ALL.map(OutcomeClass::key);
+        assert!(read.len() > 20);
+        for key in read.iter().chain(&classes).chain(&["workerLogLines", "starts"]) {
+            assert!(documented.iter().any(|path| path.ends_with(&format!(".{key}"))), "{key} is not documented");
+        }
+        assert_eq!(documented.len(), read.len() + classes.len() + 2);
+    }
+
+    #[test]
+    fn times_have_units_or_are_seconds() {
+        let grace = |text: &str| settings_of(&format!("stop: {{grace: {text}}}")).map(|settings| settings.stop.grace);
+        for (text, expected) in [
+            ("90", Duration::from_secs(90)),
+            ("0.25", Duration::from_millis(250)),
+            ("0", Duration::ZERO),
+            ("250ms", Duration::from_millis(250)),
+            ("1h 30m", Duration::from_secs(5400)),
+            ("PT2M", Duration::from_secs(120)),
+        ] {
+            assert_eq!(grace(text), Ok(expected), "{text}");
+        }
+        for text in ["-1", "-5s", "soon", "[1]", "true", "400d", "1e300", "5 parsecs"] {
+            let problems = grace(text).unwrap_err();
+            assert!(problems.len() == 1 && problems[0].starts_with("stop.grace: found"), "{text}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, expected) in [
+            ("restart: sometimes", "restart: found `sometimes`, expected `never`, `on-failure` or `always`"),
+            ("restart: {starts: -1}", "restart.starts: found"),
+            ("restart: {firstPause: 0}", "restart.firstPause: found 0 ms; it is 10 ms at least"),
+            ("retirement: {onFinish: leave}", "did you mean `onFinished`?"),
+            ("retirement: {onFailure: explode}", "retirement.onFailure: found `explode`, expected `remove`"),
+            ("report: {workerLogLines: 101}", "expected a whole number from 0 to 100"),
+            ("progress: 5m", "progress: found"),
+        ] {
+            let problems = settings_of(text).unwrap_err();
+            assert!(problems.len() == 1 && problems[0].contains(expected), "{text}: {problems:?}");
+        }
+        let settings = settings_of("restart: always\nretirement: {onKilled: reboot}").unwrap();
+        assert_eq!(settings.restart.policy, RestartPolicy::Always);
+        assert_eq!(settings.retirement.choices, BTreeMap::from([(OutcomeClass::Killed, Retirement::Reboot)]));
+    }
+}

@@ -54,6 +54,28 @@ fn every_example_is_without_mistakes_of_its_own() {
 }
 
 #[test]
+fn check_warns_of_what_a_cloud_machine_cannot_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("runner.yml");
+    let check = |more: &str| {
+        let worker = format!(
+            "{{implementation: generic-worker, path: {}, configPath: c.json}}",
+            std::env::current_exe().unwrap().display()
+        );
+        let content = format!("provider: {{providerType: aws}}\nworker: {worker}\n{more}");
+        fs::write(&config, content).unwrap();
+        let output = run(&["check", "--format", "json", config.to_str().unwrap()]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let of = |word: &str| report["problems"].to_string().contains(word);
+        (of("wants to reboot is retired instead"), of("a cloud machine is retired when its run is over"))
+    };
+    assert_eq!(check(""), (true, false));
+    assert_eq!(check("restart: always\n"), (true, true));
+    assert_eq!(check("cacheOverRestarts: run.json\n"), (false, false));
+    assert_eq!(check("workerConfig: {disableReboots: true}\n"), (false, false));
+}
+
+#[test]
 fn check_finds_everything_at_once_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("runner.yml");
