@@ -20,6 +20,10 @@ bench:
 kills n="200":
     KILLS={{n}} cargo test --test all -- --nocapture a_kill_at_any_instant
 
+# Live this many lives of machines, with everything going wrong (CHAOS_SEED=n lives one again).
+chaos n="200":
+    CHAOS={{n}} cargo test --test chaos -- --nocapture
+
 # Relay this many lines.
 lines n="10000000":
     LINES={{n}} cargo test --release --test all -- a_flood_of_lines

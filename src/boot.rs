@@ -12,7 +12,7 @@ use crate::run::RunOptions;
 use crate::run_state::{Admitted, RunState};
 use crate::runner_config::{ProviderConfig, RunnerConfig};
 use crate::secrets::{self, FormError, Share};
-use crate::supervise::{Ended, StopSignals, Surroundings, Terms, supervise};
+use crate::supervise::{Ended, Request, StopSignals, Surroundings, Terms, supervise};
 use crate::{files, platform, preflight, registration};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -56,7 +56,7 @@ pub enum Work {
     /// The driver has nothing to run.
     Nothing,
     /// A signal came before the worker was started.
-    ToldToStop,
+    ToldTo(Request),
 }
 
 impl Boot {
@@ -200,7 +200,7 @@ impl Boot {
         platform::tell_init(InitWord::Status(&format!("preparing {}", kept.admitted().identity)));
         let run = tokio::select! {
             run = self.prepare(kept, &client) => run?,
-            () = signals.told_to_end() => return Ok(Work::ToldToStop),
+            request = signals.next() => return Ok(Work::ToldTo(request)),
         };
         self.driver.preflight().map_err(RunError::Preflight)?;
         let worker = match self.driver.start(&run, self.oom_score_adj.as_deref()).map_err(RunError::Start)? {

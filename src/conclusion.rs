@@ -84,6 +84,11 @@ impl End {
         }
     }
 
+    /// That of a machine that was to be drained before it had a worker.
+    pub fn of_drain(boot: &Boot, kept: Kept, client: Client) -> Self {
+        Self { outcome: RunOutcome::Drained, ..Self::of_nothing(boot, kept, client) }
+    }
+
     /// That of a failure of ours on a registered machine.
     pub fn of_failure(boot: &Boot, error: &RunError, kept: Kept, client: Client) -> Self {
         // First of all: what follows takes minutes, and may end the machine.
@@ -114,7 +119,7 @@ pub async fn conclude(boot: &Boot, mut end: End) -> Option<Again> {
     };
     tokio::select! {
         () = follow(boot, &end, retirement) => {}
-        () = signals.told_to_end() => {
+        () = signals.told_to_stop() => {
             tracing::info!("told to stop: leaving the machine as it is");
             return None;
         }
@@ -211,7 +216,7 @@ pub async fn go_on_retiring(boot: &Boot, tombstone: Tombstone, mut signals: Stop
     };
     tokio::select! {
         () = retire => 0,
-        () = signals.told_to_end() => {
+        () = signals.told_to_stop() => {
             tracing::info!("told to stop: the next start goes on with the retirement");
             0
         }
@@ -249,7 +254,7 @@ pub async fn never_registered(boot: &Boot, error: RunError, mut signals: StopSig
             tracing::error!("{}", error.report());
             tokio::select! {
                 () = retirement::shut_down(&boot.config.settings.retirement) => {}
-                () = signals.told_to_end() => tracing::info!("told to stop: leaving the machine as it is"),
+                () = signals.told_to_stop() => tracing::info!("told to stop: leaving the machine as it is"),
             }
             Ok(error.stage().exit_code())
         }

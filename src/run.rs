@@ -10,7 +10,7 @@ use crate::logging::LogStream;
 use crate::platform::InitWord;
 use crate::provider::metadata_http::MetadataService;
 use crate::restart::Restarts;
-use crate::supervise::StopSignals;
+use crate::supervise::{Request, StopSignals};
 use crate::{VERSION, platform, runner_config};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,11 +35,11 @@ pub struct RunOptions {
 /// Our own failure before the machine was registered. A later one is logged and reported, the machine is retired where
 /// a cloud made it, and the answer is that failure's exit code.
 pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
+    let mut signals = StopSignals::listen().map_err(RunError::System)?;
     tracing::info!("start-worker {VERSION}");
     let config = runner_config::load(&options.runner_config)?.require()?;
     runner_config::tighten(&options.runner_config);
     let boot = Arc::new(Boot::of(config, &options)?);
-    let mut signals = StopSignals::listen().map_err(RunError::System)?;
     let _alive = KeepAlive::begin();
     let mut restarts = Restarts::begin(&boot.config.settings.restart, Instant::now());
     let mut kept = None;
@@ -47,7 +47,8 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
         platform::tell_init(InitWord::Status("learning who this machine is"));
         let admitted = tokio::select! {
             admitted = boot.admit(kept.take()) => admitted,
-            () = signals.told_to_end() => {
+            // There is no worker to drain, and there need not be one.
+            Request::Stop | Request::Drain = signals.next() => {
                 tracing::info!("told to stop before there was a worker");
                 return Ok(TOLD_TO_STOP);
             }
@@ -77,7 +78,7 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
         (kept, signals) = (Some(again.kept), again.signals);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = signals.told_to_end() => {
+            () = signals.told_to_stop() => {
                 tracing::info!("told to stop: the worker is not started again");
                 return Ok(code);
             }
@@ -92,7 +93,8 @@ async fn work(boot: &Arc<Boot>, kept: Kept, client: Client, log: &LogStream, sig
     match tokio::spawn(task).await.unwrap_or(Err(RunError::Bug)) {
         Ok(Work::Ended(ended)) => Some(End::of_run(boot, *ended)),
         Ok(Work::Nothing) => Some(End::of_nothing(boot, kept, client)),
-        Ok(Work::ToldToStop) => None,
+        Ok(Work::ToldTo(Request::Drain)) => Some(End::of_drain(boot, kept, client)),
+        Ok(Work::ToldTo(Request::Stop)) => None,
         Err(error) => Some(End::of_failure(boot, &error, kept, client)),
     }
 }

@@ -86,10 +86,10 @@ impl StopSignals {
 }
 
 impl StopSignals {
-    /// The next request to end; where there is no worker, a drain is one. Cancel-safe.
-    pub async fn told_to_end(&mut self) {
-        match self.next().await {
-            Request::Stop | Request::Drain => {}
+    /// The next request to end, whatever else is asked before. Cancel-safe.
+    pub async fn told_to_stop(&mut self) {
+        while self.next().await != Request::Stop {
+            tracing::info!("told to drain, but there is no worker");
         }
     }
 }

@@ -649,8 +649,7 @@ impl Supervisor {
             return;
         }
         self.silent = true;
-        let minutes = timeout.as_secs_f64() / 60.0;
-        let title = format!("The worker has said nothing for {minutes:.0} minutes");
+        let title = format!("The worker has said nothing for {:#}", signed(timeout));
         warning(actions, format_args!("{title}: does it hang?"));
         let action = self.terms.settings.progress.action;
         match action {

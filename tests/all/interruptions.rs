@@ -232,6 +232,29 @@ fn an_operator_drains_a_machine_which_is_then_retired_where_a_cloud_made_it() {
 }
 
 #[test]
+fn a_machine_that_is_drained_before_it_has_a_worker_is_retired() {
+    let fixture = Fixture::new(CloudKind::Google);
+    fixture.simulator.fault("/secrets/", usize::MAX, Fault::Delay(Duration::from_secs(3600)));
+    let running = fixture.start();
+    assert!(fixture.simulator.wait_for("/secrets/", 1, PATIENCE));
+    running.signal(Signal::SIGUSR1);
+    running.finish().assert_code(0).assert_logged("the worker was drained").assert_not_logged("started the worker");
+    assert_eq!(removals(&fixture), 1);
+}
+
+#[test]
+fn a_drain_changes_nothing_about_a_retirement_that_is_under_way() {
+    let fixture = Fixture::new(CloudKind::Google);
+    fixture.simulator.fault("DELETE", 1, Fault::Delay(Duration::from_millis(300)));
+    let mut running = fixture.start();
+    assert!(fixture.simulator.wait_for("DELETE", 1, PATIENCE));
+    running.signal(Signal::SIGUSR1);
+    running.wait_for("told to drain, but there is no worker");
+    running.finish().assert_code(0);
+    assert_eq!(removals(&fixture), 1);
+}
+
+#[test]
 fn a_worker_that_ignores_a_stop_is_killed_in_its_time() {
     let mut fixture = Fixture::new(CloudKind::Static).script(stubborn());
     fixture.machine.config["stop"] = json!({"grace": "600ms"});

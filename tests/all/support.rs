@@ -194,6 +194,18 @@ impl Running {
         line.trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap() / 1024.0
     }
 
+    /// Gives it this long to end by itself, and then does this.
+    pub fn finish_within(&mut self, patience: Duration, otherwise: impl FnOnce(&mut Self)) {
+        let began = std::time::Instant::now();
+        while began.elapsed() < patience {
+            if self.child.try_wait().unwrap().is_some() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        otherwise(self);
+    }
+
     /// Waits for its end.
     pub fn finish(mut self) -> Finished {
         let (done, wait) = mpsc::channel::<()>();
