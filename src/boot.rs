@@ -7,21 +7,26 @@ use crate::layer::{Layer, Source};
 use crate::logging::LogStream;
 use crate::platform::InitWord;
 use crate::provider::{self, Pace, Provider, Recognition};
-use crate::report::Reporter;
+use crate::registration::RenewalError;
+use crate::report::{Redactor, Reporter};
 use crate::run::RunOptions;
 use crate::run_state::{Admitted, RunState};
 use crate::runner_config::{ProviderConfig, RunnerConfig};
 use crate::secrets::{self, FormError, Share};
 use crate::supervise::{Ended, Request, StopSignals, Surroundings, Terms, supervise};
-use crate::{files, platform, preflight, registration};
+use crate::{conclusion, files, platform, preflight, registration};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
-use taskcluster_api::Client;
+use taskcluster_api::retry::Tries;
+use taskcluster_api::{Client, RetryPolicy};
 
 /// How long the metadata service may keep a boot that goes on from the cache from starting.
 const RECOGNITION: Duration = Duration::from_secs(1);
+
+/// For how long worker-manager is asked whether credentials that seem to have ended can be renewed.
+const REVIVAL: Duration = Duration::from_secs(60);
 
 /// The parts of a boot, as the runner config names them.
 pub struct Boot {
@@ -43,8 +48,8 @@ pub struct Boot {
 pub enum Admission {
     /// A registered machine.
     Run(Kept, Client),
-    /// A registered machine whose credentials ended then, and that can't have others.
-    Expired(Kept, Client, Timestamp),
+    /// A registered machine that can't go on.
+    Lost(Kept, Client, RunError),
     /// A machine whose run was over before this boot.
     Retiring(Tombstone),
 }
@@ -72,7 +77,7 @@ impl Boot {
                 .map_err(RunError::from_provider)?,
             driver: driver::build(&config.worker),
             cache: Cache::of(&config, &options.runner_config),
-            reporter: Reporter::new(&config.settings.report),
+            reporter: Reporter::new(&config.settings.report, matches!(config.provider, ProviderConfig::Standalone(_))),
             oom_score_adj: platform::prefer_to_survive(),
             config,
         })
@@ -95,17 +100,57 @@ impl Boot {
         if let Some(Kept::Retiring(tombstone)) = kept {
             return Ok(Admission::Retiring(tombstone));
         }
-        preflight::before_registration(&*self.driver, self.is_cloud(), files_are_waiting(kept.as_ref()))
-            .map_err(RunError::Preflight)?;
+        let fit = preflight::before_registration(&*self.driver, self.is_cloud(), files_are_waiting(kept.as_ref()));
         let Some(kept) = kept else {
+            fit.map_err(RunError::Preflight)?;
             let (kept, client) = self.register(problem).await?;
             return Ok(Admission::Run(kept, client));
         };
         let client = Self::client_of(kept.admitted())?;
-        Ok(match kept.admitted().expired() {
-            Some(expired) => Admission::Expired(kept, client, expired),
-            None => Admission::Run(kept, client),
-        })
+        match (fit, kept.admitted().expired()) {
+            (Err(error), _) => Ok(Admission::Lost(kept, client, RunError::Preflight(error))),
+            (Ok(()), Some(expired)) => Ok(self.revive(kept, client, expired).await),
+            (Ok(()), None) => Ok(Admission::Run(kept, client)),
+        }
+    }
+
+    /// Credentials that have ended by this machine's clock, which worker-manager may know better.
+    async fn revive(&self, mut kept: Kept, client: Client, expired: Timestamp) -> Admission {
+        let worker = kept.admitted().identity.worker();
+        let mut tries = Tries::begin(RetryPolicy { total: REVIVAL, ..RetryPolicy::DEFAULT });
+        while let Some(lease) = kept.admitted().lease.clone() {
+            match registration::renew(&client, &worker, &lease.secret).await {
+                Ok(renewal) => {
+                    tracing::warn!(
+                        "by this machine's clock its credentials ended at {expired:.0}: is the clock right?"
+                    );
+                    kept.admitted_mut().adopt(renewal);
+                    self.cache.keep(&kept).await;
+                    let client = client.with_credentials(kept.admitted().credentials.clone());
+                    return Admission::Run(kept, client);
+                }
+                Err(RenewalError::Failed(error)) if let Some(pause) = tries.next_pause(error.retry_after()) => {
+                    tracing::warn!("cannot renew the credentials: {}; trying again", error.failure);
+                    tokio::time::sleep(pause).await;
+                }
+                Err(RenewalError::Failed(error) | RenewalError::Refused(error)) => {
+                    tracing::warn!("cannot renew the credentials: {}", error.failure);
+                    break;
+                }
+            }
+        }
+        Admission::Lost(kept, client, RunError::Expired { expired })
+    }
+
+    /// Keeps a registration that arrives within a moment although nobody waits for it any more: it is the machine.
+    pub async fn keep_what_arrives(&self, admitting: impl Future<Output = Result<Admission, RunError>>) {
+        if !self.is_cloud() || !self.cache.keeps() {
+            return;
+        }
+        let grace = self.config.settings.retirement.signal_grace;
+        if let Ok(Ok(Admission::Run(kept, _))) = tokio::time::timeout(grace, admitting).await {
+            self.cache.keep(&kept).await;
+        }
     }
 
     /// The run of an earlier boot, if it can go on; otherwise why not, if there is one.
@@ -127,6 +172,13 @@ impl Boot {
             Kept::Admitted(_) | Kept::Configured(_) => {
                 tokio::time::timeout(RECOGNITION, asked).await.unwrap_or(Recognition::Unknown)
             }
+        };
+        // Whoever is about to retire a machine must know which one it is.
+        let recognised = match recognised {
+            Recognition::Unknown if self.is_cloud() && kept.admitted().expired().is_some() => {
+                self.provider.recognise(identity).await
+            }
+            known => known,
         };
         match recognised {
             Recognition::Ours | Recognition::Unknown => {}
@@ -198,9 +250,16 @@ impl Boot {
         mut signals: StopSignals,
     ) -> Result<Work, RunError> {
         platform::tell_init(InitWord::Status(&format!("preparing {}", kept.admitted().identity)));
-        let run = tokio::select! {
-            run = self.prepare(kept, &client) => run?,
-            request = signals.next() => return Ok(Work::ToldTo(request)),
+        let registered = Some(&kept).filter(|kept| matches!(kept, Kept::Admitted(_))).cloned();
+        let (run, redactor) = tokio::select! {
+            prepared = self.prepare(kept, &client) => prepared?,
+            request = signals.next() => {
+                // It may not have been written yet, and it is the machine.
+                if let Some(registered) = registered {
+                    self.cache.keep(&registered).await;
+                }
+                return Ok(Work::ToldTo(request));
+            }
         };
         self.driver.preflight().map_err(RunError::Preflight)?;
         let worker = match self.driver.start(&run, self.oom_score_adj.as_deref()).map_err(RunError::Start)? {
@@ -215,6 +274,7 @@ impl Boot {
             registers_again: matches!(self.config.provider, ProviderConfig::Static(_)),
             habits: self.driver.habits(&run),
             settings: self.config.settings.clone(),
+            report_extra: conclusion::extra(&self, "worker", None),
             seed: fastrand::u64(..),
         };
         let surroundings = Surroundings {
@@ -223,6 +283,7 @@ impl Boot {
             client,
             cache: self.cache.clone(),
             reporter: self.reporter.clone(),
+            redactor,
             log,
             signals,
         };
@@ -230,14 +291,18 @@ impl Boot {
     }
 
     /// Everything that the worker will be told, and its files in place.
-    async fn prepare(&self, kept: Kept, client: &Client) -> Result<RunState, RunError> {
+    async fn prepare(&self, kept: Kept, client: &Client) -> Result<(RunState, Redactor), RunError> {
         let run = match kept {
             Kept::Admitted(admitted) => self.configure(admitted, client).await?,
             Kept::Configured(run) => run,
             // Whoever finds one starts no worker.
             Kept::Retiring(tombstone) => RunState { admitted: tombstone.admitted, layers: vec![], files: vec![] },
         };
-        self.place_files(run).await
+        let mut redactor = Redactor::of(&run);
+        if let ProviderConfig::Static(config) = &self.config.provider {
+            redactor.learn_secret(&config.static_secret);
+        }
+        Ok((self.place_files(run).await?, redactor))
     }
 
     /// Everything that the worker will be told. The registration's answer is kept beside the asking for secrets: a

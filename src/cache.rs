@@ -20,12 +20,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use taskcluster_api::{Credentials, ExposeSecret, RootUrl, WorkerPoolId};
 
 /// A file of more bytes than this is none of ours.
 const MAX_SIZE: u64 = 256 * 1024 * 1024;
+
+/// How long writing it may hold anything up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The version of the format below. Another one is not read.
 const VERSION: u64 = 1;
@@ -49,6 +53,8 @@ struct Writes {
     asked: AtomicU64,
     /// The newest that is done, and whether it was a tombstone: nothing but another one takes its place.
     done: Mutex<(u64, bool)>,
+    /// Whether the file holds the run as it was last kept, or was found.
+    holds: AtomicBool,
 }
 
 /// What an earlier boot reached.
@@ -213,6 +219,11 @@ impl Cache {
         self.path.is_some()
     }
 
+    /// Whether the next boot would go on with the run, as far as is known.
+    pub fn holds_run(&self) -> bool {
+        self.keeps() && self.writes.holds.load(Ordering::Relaxed)
+    }
+
     /// What an earlier boot kept; nothing on a first boot.
     ///
     /// # Errors
@@ -229,7 +240,9 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(CacheProblem::Unreadable { path: path.clone(), source }),
         }
-        self.read(path, &bytes).map(Some)
+        let kept = self.read(path, &bytes)?;
+        self.writes.holds.store(true, Ordering::Relaxed);
+        Ok(Some(kept))
     }
 
     /// Reads the content of a cache; `path` is for what is said of it.
@@ -280,31 +293,48 @@ impl Cache {
         }
     }
 
-    /// Keeps what has been reached, durably. Failing to is no reason to stop: the next boot is a fresh one.
+    /// Keeps what has been reached, durably. Failing to is no reason to stop: the next boot is a fresh one. Nor is a disk
+    /// that hangs.
     pub async fn keep(&self, kept: &Kept) -> bool {
-        let (path, is_tombstone) = match (kept, &self.path) {
-            (Kept::Retiring(_), path) => (path.clone().unwrap_or_else(|| self.tombstone.clone()), true),
-            (Kept::Admitted(_) | Kept::Configured(_), Some(path)) => (path.clone(), false),
-            (Kept::Admitted(_) | Kept::Configured(_), None) => return true,
+        let is_tombstone = match kept {
+            Kept::Retiring(_) => true,
+            Kept::Admitted(_) | Kept::Configured(_) if self.keeps() => false,
+            Kept::Admitted(_) | Kept::Configured(_) => return true,
         };
+        let path = self.path.clone().unwrap_or_else(|| self.tombstone.clone());
         let document = Document::of(self.provider, kept);
         let writes = Arc::clone(&self.writes);
         let number = writes.asked.fetch_add(1, Ordering::Relaxed) + 1;
         let written = tokio::task::spawn_blocking(move || {
             let mut done = writes.done.lock().unwrap_or_else(PoisonError::into_inner);
-            if done.0 > number || (done.1 && !is_tombstone) {
+            // A tombstone takes the place of any run, and no run that of a tombstone.
+            if (done.1 && !is_tombstone) || (done.1 == is_tombstone && done.0 > number) {
                 return Ok(());
             }
             let text = serde_json::to_vec(&document)?;
-            private_file::write(&path, &text, Durability::Durable).map_err(|error| {
+            let result = private_file::write(&path, &text, Durability::Durable);
+            writes.holds.store(result.is_ok(), Ordering::Relaxed);
+            if let Err(error) = result {
                 let loss = if is_tombstone { "the machine's retirement" } else { "the run" };
                 tracing::error!("cannot write {}: {error}; a reboot would not go on with {loss}", path.display());
-                error
-            })?;
+                if is_tombstone {
+                    // Rather no run than one that goes on. A full disk has room for that.
+                    let _ = std::fs::remove_file(&path);
+                }
+                return Err(error);
+            }
             *done = (number, is_tombstone);
             Ok::<(), io::Error>(())
         });
-        matches!(written.await, Ok(Ok(())))
+        match tokio::time::timeout(PATIENCE, written).await {
+            Ok(written) => matches!(written, Ok(Ok(()))),
+            Err(_) => {
+                self.writes.holds.store(false, Ordering::Relaxed);
+                let path = self.path.as_ref().unwrap_or(&self.tombstone);
+                tracing::error!("{} could not be written within {} s", path.display(), PATIENCE.as_secs());
+                false
+            }
+        }
     }
 
     /// Takes away a tombstone that is another machine's. A cache that is, is replaced.

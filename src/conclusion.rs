@@ -5,6 +5,7 @@ use crate::cache::{Kept, Tombstone};
 use crate::error::{RunError, Stage};
 use crate::outcome::{Place, Retirement, RunOutcome};
 use crate::platform::InitWord;
+use crate::provider::Recognition;
 use crate::report::Redactor;
 use crate::run_state::Admitted;
 use crate::runner_config::settings::OnBootFailure;
@@ -14,6 +15,12 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 use taskcluster_api::{Client, ReportWorkerError};
+
+/// How long the metadata service may keep a machine from being removed.
+const RECOGNITION: Duration = Duration::from_secs(2);
+
+/// How much of a worker's line a report shows, in characters.
+const LINE: usize = 400;
 
 /// A run that is over, whatever came of it.
 pub struct End {
@@ -51,7 +58,8 @@ impl End {
             tracing::error!("{}", RunError::Supervision.report());
             (Some(failure_of(boot, &RunError::Supervision)), Stage::Supervision.exit_code())
         } else {
-            (worker_failure(boot, outcome, facts.exit.exit_code(), &last_lines), facts.exit.exit_code())
+            let code = facts.exit.exit_code();
+            (worker_failure(boot, outcome, code, (&last_lines, &redactor)), code)
         };
         let habits = boot.driver.habits(&run);
         Self {
@@ -60,7 +68,8 @@ impl End {
             report,
             place: place(boot, habits.leaves_reboots_to_others),
             retired,
-            to_acknowledge,
+            // Where we end for another reason, the cloud's own time stands.
+            to_acknowledge: if matches!(outcome, RunOutcome::Interrupted(_)) { to_acknowledge } else { Vec::new() },
             kept: Kept::Configured(run),
             client,
             redactor,
@@ -103,28 +112,43 @@ impl End {
 }
 
 fn place(boot: &Boot, reboots_are_others: bool) -> Place {
-    Place { is_cloud: boot.is_cloud(), survives_reboot: boot.cache.keeps(), reboots_are_others }
+    Place { is_cloud: boot.is_cloud(), survives_reboot: boot.cache.holds_run(), reboots_are_others }
 }
 
 /// Does what follows a run. Another run, where there is to be one. A signal that comes meanwhile, as when init stops
 /// everything, ends us; what a tombstone says is gone on with at the next start.
 pub async fn conclude(boot: &Boot, mut end: End) -> Option<Again> {
     let retirement = end.outcome.retirement(end.place, &boot.config.settings);
+    let signals = carry_out(boot, &mut end, retirement).await?;
+    (retirement == Retirement::RestartWorker && !end.retired).then_some(Again { kept: end.kept, signals })
+}
+
+/// Retires a cloud's machine whose worker was to be started again, but too often.
+pub async fn give_up(boot: &Boot, again: Again) {
+    let client = Client::new(again.kept.admitted().identity.root_url.clone());
+    if let (true, Ok(client)) = (boot.is_cloud(), client) {
+        let client = client.with_credentials(again.kept.admitted().credentials.clone());
+        let mut end = End { signals: Some(again.signals), ..End::of_nothing(boot, again.kept, client) };
+        carry_out(boot, &mut end, Retirement::RemoveWorker).await;
+    }
+}
+
+/// Does that, unless a signal comes meanwhile.
+async fn carry_out(boot: &Boot, end: &mut End, retirement: Retirement) -> Option<StopSignals> {
     tracing::info!("the run is over: {}; {}", end.outcome, what_follows(retirement, boot, end.retired));
     platform::tell_init(InitWord::Status(&format!("the run is over: {}", end.outcome)));
     let signals = end.signals.take().or_else(|| StopSignals::listen().ok());
     let Some(mut signals) = signals else {
-        follow(boot, &end, retirement).await;
+        follow(boot, end, retirement).await;
         return None;
     };
     tokio::select! {
-        () = follow(boot, &end, retirement) => {}
+        () = follow(boot, end, retirement) => Some(signals),
         () = signals.told_to_stop() => {
             tracing::info!("told to stop: leaving the machine as it is");
-            return None;
+            None
         }
     }
-    (retirement == Retirement::RestartWorker && !end.retired).then_some(Again { kept: end.kept, signals })
 }
 
 async fn follow(boot: &Boot, end: &End, retirement: Retirement) {
@@ -135,12 +159,20 @@ async fn follow(boot: &Boot, end: &End, retirement: Retirement) {
     if goes {
         bury(boot, end, retirement == Retirement::RemoveWorker).await;
     }
-    let admitted = end.kept.admitted();
-    if let Some(report) = end.report.clone() {
-        boot.reporter.send(&end.client, &admitted.identity.worker(), &end.redactor, report).await;
+    let report = async {
+        if let Some(report) = end.report.clone() {
+            let worker = end.kept.admitted().identity.worker();
+            boot.reporter.send(&end.client, &worker, &end.redactor, report).await;
+        }
+    };
+    if retirement == Retirement::RemoveWorker {
+        // None waits for another.
+        tokio::join!(report, remove(boot, end), acknowledge(boot, end));
+        return;
     }
+    report.await;
     match retirement {
-        Retirement::RemoveWorker => remove(boot, end).await,
+        Retirement::RemoveWorker => {}
         Retirement::ShutDownHost => {
             acknowledge(boot, end).await;
             retirement::shut_down(&boot.config.settings.retirement).await;
@@ -163,10 +195,22 @@ async fn follow(boot: &Boot, end: &End, retirement: Retirement) {
 async fn remove(boot: &Boot, end: &End) {
     let settings = &boot.config.settings.retirement;
     let worker = end.kept.admitted().identity.worker();
-    let removed = end.retired || retirement::remove(&end.client, &worker, settings).await;
-    acknowledge(boot, end).await;
+    let removed = end.retired || (is_ours(boot, end).await && retirement::remove(&end.client, &worker, settings).await);
     if !removed {
         retirement::shut_down(settings).await;
+    }
+}
+
+/// Whether it is this machine that would be removed: an image may have been made from the disk of another one, and the
+/// metadata service may have been silent when we started.
+async fn is_ours(boot: &Boot, end: &End) -> bool {
+    let asked = boot.provider.recognise(&end.kept.admitted().identity);
+    match tokio::time::timeout(RECOGNITION, asked).await {
+        Ok(Recognition::Other(us)) => {
+            tracing::error!("this machine is {us}, and ran as {}: not removing that", end.kept.admitted().identity);
+            false
+        }
+        Ok(Recognition::Ours | Recognition::Unknown) | Err(_) => true,
     }
 }
 
@@ -236,10 +280,10 @@ async fn removes(boot: &Boot, admitted: &Admitted) -> bool {
     }
 }
 
-/// How long ago that was; for ever where the clock was set back to before it.
+/// How long ago that was; no time at all where the clock was set back to before it.
 fn age(since: Timestamp) -> Duration {
     let age: SignedDuration = Timestamp::now().duration_since(since);
-    Duration::try_from(age).unwrap_or(Duration::MAX)
+    Duration::try_from(age).unwrap_or_default()
 }
 
 /// What becomes of a machine that could not be registered: there is nothing to remove, and whoever started us tries
@@ -261,13 +305,20 @@ pub async fn never_registered(boot: &Boot, error: RunError, mut signals: StopSig
     }
 }
 
-fn worker_failure(boot: &Boot, outcome: RunOutcome, exit_code: u8, last_lines: &[String]) -> Option<ReportWorkerError> {
+fn worker_failure(
+    boot: &Boot,
+    outcome: RunOutcome,
+    exit_code: u8,
+    (last_lines, redactor): (&[String], &Redactor),
+) -> Option<ReportWorkerError> {
     let (kind, title) = outcome.report()?;
     let mut description = format!("{title}. The machine's log says more.");
     if !last_lines.is_empty() {
-        description = format!("{title}. The worker's last lines:\n\n{}", last_lines.join("\n"));
+        let lines: Vec<String> =
+            last_lines.iter().map(|line| redactor.text(line).chars().take(LINE).collect()).collect();
+        description = format!("{title}. The worker's last lines:\n\n{}", lines.join("\n"));
     }
-    let extra = extra(boot, "worker", exit_code);
+    let extra = extra(boot, "worker", Some(exit_code));
     Some(ReportWorkerError { kind: kind.to_owned(), title, description, extra })
 }
 
@@ -277,11 +328,12 @@ fn failure_of(boot: &Boot, error: &RunError) -> ReportWorkerError {
         kind: format!("start-worker-{}", stage.name()),
         title: format!("start-worker failed: {}", stage.meaning()),
         description: error.public_report(),
-        extra: extra(boot, stage.name(), stage.exit_code()),
+        extra: extra(boot, stage.name(), Some(stage.exit_code())),
     }
 }
 
-fn extra(boot: &Boot, stage: &str, exit_code: u8) -> Map<String, Value> {
+/// What every report of ours says beside its text.
+pub fn extra(boot: &Boot, stage: &str, exit_code: Option<u8>) -> Map<String, Value> {
     let facts = [
         ("startWorkerVersion", json!(VERSION)),
         ("provider", json!(boot.config.provider.name())),

@@ -255,7 +255,9 @@ impl RunError {
     /// The same for everybody's eyes: without the causes where those tell of what came from a secret.
     pub fn public_report(&self) -> String {
         match self {
-            Self::Files(_) | Self::Configuration(_) | Self::Secrets(SecretsError::Form(_)) => self.describe(&[]),
+            Self::Files(_) | Self::Configuration(_) | Self::Secrets(SecretsError::Form(_)) | Self::System(_) => {
+                self.describe(&[])
+            }
             Self::RunnerConfig(_)
             | Self::Provider(_)
             | Self::Reclaimed(_)
@@ -267,8 +269,7 @@ impl RunError {
             | Self::Preflight(_)
             | Self::Start(_)
             | Self::Supervision
-            | Self::Bug
-            | Self::System(_) => self.report(),
+            | Self::Bug => self.report(),
         }
     }
 

@@ -121,6 +121,13 @@ pub struct Place {
     pub reboots_are_others: bool,
 }
 
+impl Place {
+    /// Whether a reboot ends the machine's use: it registers only once.
+    const fn is_lost_by_reboot(self) -> bool {
+        self.is_cloud && !self.survives_reboot
+    }
+}
+
 impl RunOutcome {
     /// Reads generic-worker's exit codes; the other workers use 0 and others.
     pub const fn of(facts: RunFacts) -> Self {
@@ -168,7 +175,10 @@ impl RunOutcome {
     /// What becomes of the machine, as the runner config has it.
     pub fn retirement(self, place: Place, settings: &Settings) -> Retirement {
         let chosen = self.class().and_then(|class| settings.retirement.choices.get(&class));
-        chosen.copied().unwrap_or_else(|| self.usual_retirement(place, settings.restart.policy))
+        match chosen.copied().unwrap_or_else(|| self.usual_retirement(place, settings.restart.policy)) {
+            Retirement::Reboot if place.is_lost_by_reboot() => Retirement::RemoveWorker,
+            retirement => retirement,
+        }
     }
 
     /// What becomes of the machine. One that init is stopping or rebooting stays as it is, whatever the worker said;
@@ -176,12 +186,8 @@ impl RunOutcome {
     const fn usual_retirement(self, place: Place, restart: RestartPolicy) -> Retirement {
         match self {
             Self::Signalled => Retirement::LeaveRunning,
-            Self::RebootRequired if place.reboots_are_others => Retirement::LeaveRunning,
-            Self::RebootRequired | Self::Interrupted(NoticeKind::Reboot)
-                if place.is_cloud && !place.survives_reboot =>
-            {
-                Retirement::RemoveWorker
-            }
+            Self::RebootRequired if place.reboots_are_others && !place.is_lost_by_reboot() => Retirement::LeaveRunning,
+            // Where that can't come back, `retirement` makes a removal of it.
             Self::RebootRequired | Self::Interrupted(NoticeKind::Reboot) => Retirement::Reboot,
             Self::Finished
             | Self::Idle
@@ -449,6 +455,12 @@ mod tests {
         }
         let others = Place { reboots_are_others: true, ..CLOUD };
         assert_eq!(RunOutcome::RebootRequired.retirement(others, &settings), Retirement::LeaveRunning);
+        let lost = Place { survives_reboot: false, ..others };
+        assert_eq!(RunOutcome::RebootRequired.retirement(lost, &settings), Retirement::RemoveWorker);
+        let mut reboot = Settings::default();
+        reboot.retirement.choices.insert(OutcomeClass::Failure, Retirement::Reboot);
+        assert_eq!(RunOutcome::WorkerFailed(1).retirement(CLOUD, &reboot), Retirement::Reboot);
+        assert_eq!(RunOutcome::WorkerFailed(1).retirement(lost, &reboot), Retirement::RemoveWorker);
     }
 
     #[test]
@@ -490,7 +502,9 @@ mod tests {
     /// The table in docs/operations.md is made by this; where it differs, the test prints what belongs there.
     #[test]
     fn the_operators_page_has_the_table_of_outcomes() {
-        let word = |outcome: RunOutcome, place| match outcome.usual_retirement(place, RestartPolicy::OnFailure) {
+        let mut settings = Settings::default();
+        settings.restart.policy = RestartPolicy::OnFailure;
+        let word = |outcome: RunOutcome, place| match outcome.retirement(place, &settings) {
             Retirement::RestartWorker => "leave, or as `restart` says",
             Retirement::LeaveRunning => "leave",
             Retirement::RemoveWorker => "remove",

@@ -2,11 +2,11 @@
 //! to. Changes nothing.
 
 use crate::driver::{self, Driver, DriverError};
+use crate::outcome::Retirement;
 use crate::platform::{self, Access};
 use crate::private_file;
 use crate::runner_config::settings::RestartPolicy;
-use crate::runner_config::{Loaded, Position, Problem, RunnerConfig, Severity, WorkerConfig};
-use serde_json::Value;
+use crate::runner_config::{Loaded, Position, Problem, ProviderConfig, RunnerConfig, Severity, WorkerConfig};
 use std::io;
 use std::path::Path;
 
@@ -57,23 +57,35 @@ pub fn problems(loaded: &Loaded) -> Vec<Problem> {
 /// What a config may mean although nobody means it.
 fn surprises(loaded: &Loaded, config: &RunnerConfig) -> Vec<Problem> {
     let mut problems = Vec::new();
+    let choices = &config.settings.retirement.choices;
+    let chosen =
+        |wanted: Retirement| choices.iter().find(|(_, choice)| **choice == wanted).map(|(class, _)| class.key());
+    let warning = |keys: &[&str], note: &str| {
+        let mut problem = at(loaded, keys).note(note);
+        problem.severity = Severity::Warning;
+        problem
+    };
     if !config.provider.is_cloud() {
+        if let (ProviderConfig::Standalone(_), Some(key)) = (&config.provider, chosen(Retirement::RemoveWorker)) {
+            let note = "worker-manager knows no standalone machine, so this shuts the host down";
+            problems.push(warning(&["retirement", key], note));
+        }
         return problems;
     }
-    let reboots = match &config.worker {
-        WorkerConfig::GenericWorker { .. } => config.worker_config.get("disableReboots") != Some(&Value::Bool(true)),
-        WorkerConfig::DockerWorker { .. } | WorkerConfig::Dummy => false,
-    };
-    if reboots && config.cache_over_restarts.is_none() {
-        let note = "without cacheOverRestarts a machine that generic-worker wants to reboot is retired instead: a cloud machine registers only once";
-        problems.push(Problem::of_file(Severity::Warning, note));
+    if config.cache_over_restarts.is_none() {
+        if let WorkerConfig::GenericWorker { .. } = &config.worker {
+            let note = "without cacheOverRestarts a machine that generic-worker wants to reboot is retired instead: a cloud machine registers only once";
+            problems.push(Problem::of_file(Severity::Warning, note));
+        }
+        if let Some(key) = chosen(Retirement::Reboot) {
+            let note = "without cacheOverRestarts a cloud machine cannot come back, and is removed instead";
+            problems.push(warning(&["retirement", key], note));
+        }
     }
     if config.settings.restart.policy != RestartPolicy::Never {
         let note =
             "a cloud machine is retired when its run is over: this changes nothing unless `retirement` says `restart`";
-        let mut problem = at(loaded, &["restart"]).note(note);
-        problem.severity = Severity::Warning;
-        problems.push(problem);
+        problems.push(warning(&["restart"], note));
     }
     problems
 }

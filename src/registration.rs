@@ -95,7 +95,7 @@ fn admitted(identity: crate::run_state::Identity, registration: Registration) ->
 /// Credentials could not be renewed.
 #[derive(Debug, thiserror::Error)]
 pub enum RenewalError {
-    /// Trying again changes nothing: the secret is dead, the worker unknown, or the credentials have ended.
+    /// Trying again changes nothing: the secret is dead.
     #[error("{0}: {cause}", cause = .0.failure)]
     Refused(ApiError),
     /// It may go better next time.
@@ -111,8 +111,7 @@ pub async fn renew(client: &Client, worker: &WorkerName, secret: &SecretString) 
     let request = ReregisterWorker { worker, secret };
     let renewed = WorkerManager::new(client.clone()).reregister_worker(request, RetryPolicy::NONE).await;
     renewed.map_err(|error| match error.status() {
-        // A clock that is off has been corrected before this.
-        Some(400 | 401 | 403 | 404) => RenewalError::Refused(error),
+        Some(400 | 403) => RenewalError::Refused(error),
         Some(_) | None => RenewalError::Failed(error),
     })
 }

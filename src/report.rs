@@ -17,6 +17,8 @@ const SHORTEST_SECRET: usize = 8;
 #[derive(Debug, Clone)]
 pub struct Reporter {
     settings: ReportSettings,
+    /// Whether our client may lack the scope: those of standalone workers are made by hand.
+    may_lack_scope: bool,
     told: Arc<Mutex<Vec<(Failure, Instant)>>>,
 }
 
@@ -25,8 +27,8 @@ type Failure = (String, String, String);
 
 impl Reporter {
     /// Nothing was told yet.
-    pub fn new(settings: &ReportSettings) -> Self {
-        Self { settings: settings.clone(), told: Arc::default() }
+    pub fn new(settings: &ReportSettings, may_lack_scope: bool) -> Self {
+        Self { settings: settings.clone(), may_lack_scope, told: Arc::default() }
     }
 
     /// Tries to report an error; that it can't be reported is a line in the log.
@@ -44,8 +46,7 @@ impl Reporter {
                 tracing::info!("reported to worker-manager: {}", failure.1);
                 self.told.lock().unwrap_or_else(PoisonError::into_inner).push((failure, Instant::now()));
             }
-            // A client without that scope, as standalone workers may have, is no fault.
-            Ok(Err(error)) if error.status() == Some(403) => {
+            Ok(Err(error)) if error.status() == Some(403) && self.may_lack_scope => {
                 tracing::debug!("may not report errors: {}", error.failure);
             }
             Ok(Err(error)) => tracing::warn!("cannot report an error to worker-manager: {}", error.failure),
@@ -79,7 +80,15 @@ impl Redactor {
         let mut redactor = Self::of_machine(&run.admitted);
         let secret = run.layers.iter().filter(|layer| layer.source.is_secret());
         secret.for_each(|Layer { config, .. }| config.values().for_each(|value| redactor.learn_value(value)));
+        for file in &run.files {
+            file.secret_texts().iter().for_each(|text| redactor.learn_text(text));
+        }
         redactor
+    }
+
+    /// Learns any other secret.
+    pub fn learn_secret(&mut self, secret: &SecretString) {
+        self.learn_text(secret.expose_secret());
     }
 
     /// Learns new credentials; the old ones stay known.

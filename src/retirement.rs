@@ -3,7 +3,11 @@
 use crate::platform::{self, Shutdown};
 use crate::runner_config::settings::RetirementSettings;
 use std::io;
+use std::time::Duration;
 use taskcluster_api::{Client, RetryPolicy, WorkerManager, WorkerName};
+
+/// How long the system's own `shutdown` may take to say that it will.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Has worker-manager remove the machine, with patience; a refusal ends that at once. Whether it does.
 pub async fn remove(client: &Client, worker: &WorkerName, settings: &RetirementSettings) -> bool {
@@ -59,12 +63,17 @@ pub async fn reboot() -> bool {
 
 async fn run_shutdown(then: Shutdown) -> io::Result<()> {
     let mut command = platform::shutdown_command(then)?;
-    let status = tokio::task::spawn_blocking(move || command.status()).await.map_err(io::Error::other)?;
-    match status {
+    let status = tokio::task::spawn_blocking(move || command.status());
+    let Ok(status) = tokio::time::timeout(PATIENCE, status).await else {
+        return Err(io::Error::other(format!("shutdown does not end within {} s", PATIENCE.as_secs())));
+    };
+    match status.map_err(io::Error::other)? {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(io::Error::other(format!("shutdown ended with {status}"))),
-        // Beside a worker every ended child is cleared away: this one ran, and how it ended is not known.
-        Err(error) if error.raw_os_error() == Some(platform::NO_CHILD) => Ok(()),
+        // Beside a worker every ended child is cleared away.
+        Err(error) if error.raw_os_error() == Some(platform::NO_CHILD) => {
+            Err(io::Error::other("how shutdown ended is not known"))
+        }
         Err(error) => Err(error),
     }
 }

@@ -42,25 +42,32 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
     let boot = Arc::new(Boot::of(config, &options)?);
     let _alive = KeepAlive::begin();
     let mut restarts = Restarts::begin(&boot.config.settings.restart, Instant::now());
-    let mut kept = None;
+    let (mut kept, mut restarted) = (None, false);
     loop {
         platform::tell_init(InitWord::Status("learning who this machine is"));
+        let mut admitting = std::pin::pin!(boot.admit(kept.take()));
         let admitted = tokio::select! {
-            admitted = boot.admit(kept.take()) => admitted,
+            admitted = &mut admitting => admitted,
             // There is no worker to drain, and there need not be one.
             Request::Stop | Request::Drain = signals.next() => {
                 tracing::info!("told to stop before there was a worker");
+                boot.keep_what_arrives(admitting).await;
                 return Ok(TOLD_TO_STOP);
             }
         };
         // From here on the machine is worker-manager's: whatever fails is reported, and a cloud's machine retired.
         let end = match admitted {
             Ok(Admission::Run(kept, client)) => work(&boot, kept, client, &log, signals).await,
-            Ok(Admission::Expired(kept, client, expired)) => {
-                Some(End::of_failure(&boot, &RunError::Expired { expired }, kept, client))
-            }
+            Ok(Admission::Lost(kept, client, error)) => Some(End::of_failure(&boot, &error, kept, client)),
             Ok(Admission::Retiring(tombstone)) => {
                 return Ok(conclusion::go_on_retiring(&boot, tombstone, signals).await);
+            }
+            Err(error) if restarted => {
+                tracing::error!("{}", error.report());
+                match wait_for_restart(&mut restarts, &mut signals).await {
+                    Wait::Over => continue,
+                    Wait::Told | Wait::TooMany => return Ok(error.stage().exit_code()),
+                }
             }
             Err(error) => return conclusion::never_registered(&boot, error, signals).await,
         };
@@ -69,19 +76,40 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
             return Ok(TOLD_TO_STOP);
         };
         let code = end.exit_code;
-        let Some(again) = conclusion::conclude(&boot, end).await else { return Ok(code) };
-        let Some(pause) = restarts.next(Instant::now(), fastrand::f64()) else {
-            tracing::error!("the worker was started too often lately: it is not started again");
-            return Ok(code);
-        };
-        tracing::info!("starting the worker again in {:.1} s", pause.as_secs_f32());
-        (kept, signals) = (Some(again.kept), again.signals);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = signals.told_to_stop() => {
-                tracing::info!("told to stop: the worker is not started again");
+        let Some(mut again) = conclusion::conclude(&boot, end).await else { return Ok(code) };
+        match wait_for_restart(&mut restarts, &mut again.signals).await {
+            Wait::Over => (kept, signals, restarted) = (Some(again.kept), again.signals, true),
+            Wait::Told => return Ok(code),
+            Wait::TooMany => {
+                conclusion::give_up(&boot, again).await;
                 return Ok(code);
             }
+        }
+    }
+}
+
+/// What came of waiting before the worker is started again.
+enum Wait {
+    /// It may be.
+    Over,
+    /// A signal came.
+    Told,
+    /// It was started too often.
+    TooMany,
+}
+
+async fn wait_for_restart(restarts: &mut Restarts, signals: &mut StopSignals) -> Wait {
+    let Some(pause) = restarts.next(Instant::now(), fastrand::f64()) else {
+        tracing::error!("the worker was started too often lately: it is not started again");
+        return Wait::TooMany;
+    };
+    tracing::info!("starting the worker again in {:.1} s", pause.as_secs_f32());
+    platform::tell_init(InitWord::Status("waiting to start the worker again"));
+    tokio::select! {
+        () = tokio::time::sleep(pause) => Wait::Over,
+        () = signals.told_to_stop() => {
+            tracing::info!("told to stop: the worker is not started again");
+            Wait::Told
         }
     }
 }
@@ -90,7 +118,13 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
 async fn work(boot: &Arc<Boot>, kept: Kept, client: Client, log: &LogStream, signals: StopSignals) -> Option<End> {
     // A task of its own, so that a panic arrives as an outcome too. There is one thread, so it is the same one.
     let task = Arc::clone(boot).work(kept.clone(), client.clone(), log.clone(), signals);
-    match tokio::spawn(task).await.unwrap_or(Err(RunError::Bug)) {
+    let Ok(worked) = tokio::spawn(task).await else {
+        // Credentials that were renewed meanwhile are in the cache.
+        let kept = boot.cache.load().ok().flatten().unwrap_or(kept);
+        let client = client.with_credentials(kept.admitted().credentials.clone());
+        return Some(End::of_failure(boot, &RunError::Bug, kept, client));
+    };
+    match worked {
         Ok(Work::Ended(ended)) => Some(End::of_run(boot, *ended)),
         Ok(Work::Nothing) => Some(End::of_nothing(boot, kept, client)),
         Ok(Work::ToldTo(Request::Drain)) => Some(End::of_drain(boot, kept, client)),

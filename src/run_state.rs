@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
-use taskcluster_api::{Credentials, Identifier, RootUrl, SecretString, WorkerName, WorkerPoolId};
+use taskcluster_api::{Credentials, Identifier, Renewal, RootUrl, SecretString, WorkerName, WorkerPoolId};
 
 /// Who this machine is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,6 +80,12 @@ impl Admitted {
     pub fn ends_within(&self, time: Duration) -> bool {
         let left = |lease: &Lease| lease.expires.duration_since(Timestamp::now());
         self.lease.as_ref().is_some_and(|lease| Duration::try_from(left(lease)).unwrap_or_default() <= time)
+    }
+
+    /// Takes new credentials in the place of the old ones.
+    pub fn adopt(&mut self, renewal: Renewal) {
+        self.credentials = renewal.credentials;
+        self.lease = Some(Lease { expires: renewal.expires, secret: renewal.secret });
     }
 
     /// When the credentials ended, if they have.

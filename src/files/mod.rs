@@ -170,6 +170,15 @@ impl FileSpec {
         self.mode.unwrap_or(if self.secret { SECRET_MODE } else { MODE })
     }
 
+    /// What of it is secret, as texts: nothing where the whole file isn't.
+    pub fn secret_texts(&self) -> Vec<String> {
+        if !self.secret {
+            return Vec::new();
+        }
+        let decoded = self.decode().ok().and_then(|content| String::from_utf8(content).ok());
+        [self.content.clone()].into_iter().chain(decoded).collect()
+    }
+
     /// The decoded content, verified.
     fn decode(&self) -> Result<Vec<u8>, FilesError> {
         let wrong = |problem: String| FilesError::Content { file: self.to_string(), problem };

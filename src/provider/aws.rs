@@ -140,12 +140,17 @@ impl Session {
                 self.token = Some(token);
                 Ok(Some(answer))
             }
-            Err(Failure::Status(status)) if status.as_u16() == 404 => {
+            // The token is at fault, and the next question brings its own; or it was too many of them.
+            Err(Failure::Status(status)) if matches!(status.as_u16(), 401 | 429) => Err(Failure::Status(status)),
+            // It is not there, or not for us: what else there is must not be hidden by that.
+            Err(Failure::Status(status)) if status.is_client_error() => {
                 self.token = Some(token);
                 Ok(None)
             }
-            // The token may be at fault: the next question brings its own.
-            Err(failure) => Err(failure),
+            Err(failure) => {
+                self.token = Some(token);
+                Err(failure)
+            }
         }
     }
 }
@@ -191,7 +196,9 @@ impl EventsWatch {
         let mut current: Vec<Notice> = spot_notice(None, spot.as_ref()).into_iter().collect();
         current.extend(rebalance.as_ref().and_then(rebalance_notice));
         current.extend(target.as_ref().and_then(lifecycle_notice));
-        current.extend(maintenance.iter().flat_map(maintenance_notices));
+        if let Some(maintenance) = &maintenance {
+            current.extend(maintenance_notices(maintenance)?);
+        }
         self.current = current;
         Ok(())
     }
@@ -357,17 +364,18 @@ fn lifecycle_notice(answer: &Answer) -> Option<Notice> {
 }
 
 /// Events that are over or cancelled stay in the list for a while.
-fn maintenance_notices(answer: &Answer) -> Vec<Notice> {
-    let events: Vec<serde_json::Value> = serde_json::from_str(&answer.text).unwrap_or_default();
+fn maintenance_notices(answer: &Answer) -> Result<Vec<Notice>, Failure> {
+    let events: Vec<serde_json::Value> =
+        serde_json::from_str(&answer.text).map_err(|_| Failure::Strange("the answer is no list of events"))?;
     // One event that makes no sense hides no other.
     let events = events.into_iter().filter_map(|event| serde_json::from_value::<ScheduledEvent>(event).ok());
     let ahead = events.filter(|event| !matches!(event.state.as_deref(), Some("completed" | "canceled")));
-    ahead
+    let notices = ahead
         .map(|event| {
             let kind = match event.code.as_str() {
-                "instance-reboot" | "system-reboot" => NoticeKind::Reboot,
                 "system-maintenance" => NoticeKind::Freeze,
-                // `instance-retirement`, `instance-stop`, and whatever is new.
+                // `instance-retirement`, `instance-stop`, and whatever is new. And `instance-reboot` and `system-reboot`:
+                // a reboot of ours doesn't take them off the list, so the machine would be drained again and again.
                 _ => NoticeKind::Reclaim,
             };
             let word: String = event.code.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(30).collect();
@@ -375,7 +383,8 @@ fn maintenance_notices(answer: &Answer) -> Vec<Notice> {
             let deadline = event.not_before.as_deref().and_then(cloud_time);
             Notice { kind, deadline, source: format!("AWS has scheduled maintenance ({word})"), ..reclaim(&id) }
         })
-        .collect()
+        .collect();
+    Ok(notices)
 }
 
 fn reclaim(id: &str) -> Notice {
@@ -422,10 +431,11 @@ mod tests {
             {"NotBefore": "21 Jan 2019 09:00:43 GMT", "Code": "instance-stop", "EventId": "e2", "State": "completed"},
             {"Code": 7}, {"Code": "instance-retirement", "EventId": "e3"}
         ]"#;
-        let notices = maintenance_notices(&answer(list));
+        let notices = maintenance_notices(&answer(list)).unwrap();
         let seen: Vec<_> = notices.iter().map(|notice| (notice.id.as_str(), notice.kind)).collect();
-        assert_eq!(seen, [("e1", NoticeKind::Reboot), ("e3", NoticeKind::Reclaim)]);
+        assert_eq!(seen, [("e1", NoticeKind::Reclaim), ("e3", NoticeKind::Reclaim)]);
         assert_eq!(notices[0].deadline, "2019-01-21T09:00:43Z".parse().ok());
-        assert!(maintenance_notices(&answer("[]")).is_empty());
+        assert!(maintenance_notices(&answer("[]")).unwrap().is_empty());
+        assert!(maintenance_notices(&answer("<html>")).is_err(), "rubbish withdraws nothing");
     }
 }

@@ -105,7 +105,6 @@ struct Attested {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Events {
-    #[serde(default)]
     events: Vec<Value>,
 }
 
@@ -264,13 +263,15 @@ fn notice(event: ScheduledEvent, name: &str) -> Option<Notice> {
     if !resources.iter().any(is_us) {
         return None;
     }
+    let ours_alone = resources.iter().all(is_us);
     let kind = match event.event_type.as_str() {
         "Freeze" => NoticeKind::Freeze,
-        "Reboot" => NoticeKind::Reboot,
+        // One that can't be brought about would drain the machine again after each reboot of ours.
+        "Reboot" if ours_alone => NoticeKind::Reboot,
         // `Preempt`, `Terminate`, `Redeploy` (which loses the local disk), and whatever is new.
         _ => NoticeKind::Reclaim,
     };
-    let may_acknowledge = kind != NoticeKind::Freeze && resources.iter().all(is_us);
+    let may_acknowledge = kind != NoticeKind::Freeze && ours_alone;
     Some(Notice {
         kind,
         // Blank once it has started.
@@ -305,6 +306,7 @@ mod tests {
             (event("Terminate", &["US"], time), Some((NoticeKind::Reclaim, at, true))),
             (event("Redeploy", &["us", "them"], ""), Some((NoticeKind::Reclaim, None, false))),
             (event("Reboot", &["us"], ""), Some((NoticeKind::Reboot, None, true))),
+            (event("Reboot", &["them", "us"], ""), Some((NoticeKind::Reclaim, None, false))),
         ];
         for (event, expected) in table {
             let kind = event.event_type.clone();

@@ -62,6 +62,7 @@ struct ValueWatch {
     /// What the value means; the time is that of the look.
     read: fn(&str, Timestamp) -> Option<Notice>,
     since: Option<String>,
+    value: Option<String>,
     announced: Announced,
     current: Vec<Notice>,
     trouble: Trouble,
@@ -90,6 +91,7 @@ impl Google {
             path,
             read,
             since: None,
+            value: None,
             announced: Announced::default(),
             current: Vec::new(),
             trouble: Trouble::default(),
@@ -125,9 +127,11 @@ impl ValueWatch {
         };
         let answer = self.metadata.ask(&ask).await?;
         let etag = answer.headers.get("etag").and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-        let changed = etag != self.since;
-        if changed || self.since.is_none() {
+        // The value decides, not the etag: the deadline of what was known before stays as it was.
+        let changed = self.value.as_deref() != Some(answer.text.trim());
+        if changed {
             self.current = (self.read)(answer.text.trim(), Timestamp::now()).into_iter().collect();
+            self.value = Some(answer.text.trim().to_owned());
         }
         self.since = etag;
         if self.since.is_none() { Err(Failure::Strange("the answer has no etag to wait from")) } else { Ok(changed) }

@@ -35,20 +35,21 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// How long the worker's last lines are waited for while a slow reader of the log takes them.
 const LONGEST_LAST_LINES: Duration = Duration::from_secs(60);
 
-/// How long reports that wait when the worker has ended may take in all.
-const LAST_REPORTS: Duration = Duration::from_secs(10);
+/// How long a renewal that is under way when the worker has ended is waited for: its predecessor is dead already, and
+/// the next boot needs it.
+const LAST_RENEWAL: Duration = Duration::from_secs(30);
+
+/// The same when a signal told us to end.
+const LAST_RENEWAL_TOLD: Duration = Duration::from_secs(5);
 
 /// Between two looks at how far the end of a run has come.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long writing renewed credentials to the cache may keep them from the worker.
-const CACHE_PATIENCE: Duration = Duration::from_secs(10);
-
 /// Error reports wait while one is under way; of more than this many the newest are dropped.
 const MOST_REPORTS: usize = 8;
 
-/// Messages between the relay and the loop.
-const MESSAGES: usize = 4;
+/// Messages between the relay and the loop: each may be large.
+const MESSAGES: usize = 1;
 
 /// What the init system is given beyond the worker's time: ours.
 const OUR_TIME: Duration = Duration::from_secs(15);
@@ -65,6 +66,8 @@ pub struct Surroundings {
     pub cache: Cache,
     /// Sends error reports.
     pub reporter: Reporter,
+    /// Knows the secrets of the run.
+    pub redactor: Redactor,
     /// Where the worker's lines go.
     pub log: LogStream,
     /// Requests to end.
@@ -108,7 +111,7 @@ struct Loop {
     tasks: JoinSet<Outcome>,
     running: HashMap<Id, Task>,
     outbox: Outbox,
-    reports: VecDeque<ErrorReport>,
+    reports: VecDeque<ReportWorkerError>,
     reporting: bool,
     dropped_reports: usize,
     retired: bool,
@@ -119,7 +122,7 @@ struct Loop {
 
 /// Stays beside the worker until it has ended.
 pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings) -> Ended {
-    let Surroundings { terms, provider, client, cache, reporter, log, mut signals } = surroundings;
+    let Surroundings { terms, provider, client, cache, reporter, redactor, log, mut signals } = surroundings;
     let Worker { mut process, streams } = worker;
     let outbox = Outbox::new(Supervisor::offer(&terms, run.admitted.lease.as_ref()));
     let mut clock = Clock::begin(&client);
@@ -129,7 +132,7 @@ pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings
     let (messages, mut received) = mpsc::channel(MESSAGES);
     let traffic = Traffic::keeping(terms.settings.report.worker_log_lines);
     let mut state = Loop {
-        redactor: Redactor::of(&run),
+        redactor,
         terms,
         run,
         client,
@@ -158,8 +161,10 @@ pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings
     state.spawn(Task::Errors, async { Outcome::ErrorsEnded(errors.await) });
     state.spawn(Task::Input, async { Outcome::InputClosed(write_input(streams.input, to_write).await) });
     state.provider.watches().into_iter().for_each(|watch| state.watch(watch));
-    if let Some(Ok(watch)) = state.memory.as_ref().map(MemoryEvents::watch) {
-        state.watch_memory(watch);
+    match state.memory.as_ref().map(MemoryEvents::watch) {
+        Some(Ok(watch)) => state.watch_memory(watch),
+        Some(Err(error)) => state.lose_memory_watch(&error),
+        None => {}
     }
     state.act(first, &mut process);
 
@@ -207,8 +212,16 @@ impl Loop {
     fn watch_memory(&mut self, mut watch: MemoryWatch) {
         self.spawn(Task::Memory, async move {
             let changed = watch.changed().await;
-            Outcome::MemoryChanged(changed.is_ok().then_some(watch))
+            Outcome::MemoryChanged(changed.map(|()| watch))
         });
+    }
+
+    /// What can't be heard when it happens can't be told from what happened hours ago.
+    fn lose_memory_watch(&mut self, error: &io::Error) {
+        tracing::warn!(
+            "cannot watch for memory that runs out ({error}): systemd's OOMPolicy=stop will look like a reboot"
+        );
+        self.memory = None;
     }
 
     fn is_running(&self) -> bool {
@@ -258,7 +271,9 @@ impl Loop {
         match task {
             Task::Output | Task::Errors | Task::Watch => Some(Event::PartLost(task.name())),
             Task::Input => Some(Event::InputClosed),
-            Task::Renewal => Some(Event::Renewed(Err(NotRenewed::Failed("our own task failed".to_owned())))),
+            Task::Renewal | Task::Registration => {
+                Some(Event::Renewed(Err(NotRenewed::Failed("our own task failed".to_owned()))))
+            }
             Task::CacheWrite => Some(Event::CacheWritten(false)),
             Task::Question => Some(Event::ManagerSays(Err("our own task failed".to_owned()))),
             Task::Report => {
@@ -293,8 +308,9 @@ impl Loop {
                 Some(Event::Word(word))
             }
             Outcome::MemoryChanged(watch) => {
-                if let Some(watch) = watch {
-                    self.watch_memory(watch);
+                match watch {
+                    Ok(watch) => self.watch_memory(watch),
+                    Err(error) => self.lose_memory_watch(&error),
                 }
                 self.memory_ran_out().then_some(Event::OutOfMemory)
             }
@@ -350,11 +366,11 @@ impl Loop {
                 Action::Adopt(renewal) => {
                     self.client = self.client.with_credentials(renewal.credentials.clone());
                     self.redactor.learn(&renewal.credentials, Some(&renewal.secret));
-                    adopt(&mut self.run, renewal);
+                    self.run.admitted.adopt(renewal);
                 }
                 Action::WriteCache => {
                     let (cache, kept) = (self.cache.clone(), to_keep(self.run.clone(), self.retiring));
-                    self.spawn(Task::CacheWrite, async move { Outcome::CacheWritten(keep(&cache, kept).await) });
+                    self.spawn(Task::CacheWrite, async move { Outcome::CacheWritten(cache.keep(&kept).await) });
                 }
                 Action::Report(report) => self.report(report),
                 Action::AskManager => self.ask_manager(),
@@ -371,8 +387,11 @@ impl Loop {
                 Action::Log(Say::Info(text)) => tracing::info!("{text}"),
                 Action::Log(Say::Warning(text)) => tracing::warn!("{text}"),
                 Action::Log(Say::Error(text)) => tracing::error!("{text}"),
-                Action::Stopping(left) => {
+                Action::Stopping { left, told } => {
                     platform::tell_init(InitWord::Status("the worker is asked to end"));
+                    if told {
+                        platform::tell_init(InitWord::Stopping);
+                    }
                     if let Some(left) = left.and_then(|left| Duration::try_from(left).ok()) {
                         platform::tell_init(InitWord::Extend(left + OUR_TIME));
                     }
@@ -386,7 +405,7 @@ impl Loop {
     fn renew(&mut self) {
         let Some(lease) = self.run.admitted.lease.clone() else { return };
         let (client, worker) = (self.client.clone(), self.run.admitted.identity.worker());
-        self.spawn_renewal(async move {
+        self.spawn_renewal(Task::Renewal, async move {
             registration::renew(&client, &worker, &lease.secret).await.map_err(|error| match error {
                 RenewalError::Refused(_) => NotRenewed::Refused(error.to_string()),
                 RenewalError::Failed(_) => NotRenewed::Failed(error.to_string()),
@@ -398,7 +417,7 @@ impl Loop {
     fn register(&mut self) {
         let (client, provider) = (self.client.clone(), Arc::clone(&self.provider));
         let is_cloud = self.terms.is_cloud;
-        self.spawn_renewal(async move {
+        self.spawn_renewal(Task::Registration, async move {
             let failed = |error: &dyn std::fmt::Display| NotRenewed::Failed(error.to_string());
             let found: Found = provider.identify().await.map_err(|error| failed(&error))?;
             let admitted = registration::admit(&client, &*provider, found, is_cloud).await;
@@ -410,16 +429,20 @@ impl Loop {
         });
     }
 
-    fn spawn_renewal(&mut self, renewal: impl Future<Output = Result<Renewal, NotRenewed>> + Send + 'static) {
+    fn spawn_renewal(
+        &mut self,
+        task: Task,
+        renewal: impl Future<Output = Result<Renewal, NotRenewed>> + Send + 'static,
+    ) {
         let (cache, mut run) = (self.cache.clone(), self.run.clone());
         let retiring = self.retiring;
-        self.spawn(Task::Renewal, async move {
+        self.spawn(task, async move {
             let renewal = match renewal.await {
                 Ok(renewal) => renewal,
                 Err(reason) => return Outcome::Renewed(Err(reason)),
             };
-            adopt(&mut run, renewal.clone());
-            let cached = keep(&cache, to_keep(run, retiring)).await;
+            run.admitted.adopt(renewal.clone());
+            let cached = cache.keep(&to_keep(run, retiring)).await;
             Outcome::Renewed(Ok(Renewed { renewal, cached }))
         });
     }
@@ -432,8 +455,8 @@ impl Loop {
             Outcome::ManagerSays(match answer {
                 Ok(answer) => Some(Ok(answer.terminate.then_some(answer.reason))),
                 // Nobody answers that question to this client.
-                Err(error) if matches!(error.status(), Some(403 | 404)) => {
-                    tracing::debug!("may not ask whether this worker is still wanted: {}", error.failure);
+                Err(error) if error.status() == Some(403) => {
+                    tracing::info!("may not ask whether this worker is still wanted: {}", error.failure);
                     None
                 }
                 Err(error) => Some(Err(error.failure.to_string())),
@@ -445,12 +468,11 @@ impl Loop {
         if self.reporting {
             return;
         }
-        let Some(ErrorReport { description, kind, title, extra }) = self.reports.pop_front() else { return };
+        let Some(report) = self.reports.pop_front() else { return };
         self.reporting = true;
         let (reporter, redactor) = (self.reporter.clone(), self.redactor.clone());
         let (client, worker) = (self.client.clone(), self.run.admitted.identity.worker());
         self.spawn(Task::Report, async move {
-            let report = ReportWorkerError { kind, title, description, extra };
             reporter.send(&client, &worker, &redactor, report).await;
             Outcome::Reported
         });
@@ -458,13 +480,12 @@ impl Loop {
 
     /// The worker asked for it and is about to end. What fails here is done with more patience when it has.
     fn retire(&mut self) {
-        let since = self.clock.now(&self.client);
-        self.retiring = Some(since);
+        self.retiring = Some(Timestamp::now());
         let tombstone = to_keep(self.run.clone(), self.retiring);
         let (cache, client, worker) = (self.cache.clone(), self.client.clone(), self.run.admitted.identity.worker());
         let settings = self.terms.settings.retirement.clone();
         self.spawn(Task::Retirement, async move {
-            keep(&cache, tombstone).await;
+            cache.keep(&tombstone).await;
             let retired = retirement::remove(&client, &worker, &settings).await || retirement::try_to_shut_down().await;
             Outcome::Retired(retired)
         });
@@ -484,16 +505,20 @@ impl Loop {
         loop {
             let lines = self.runs(Task::Output) || self.runs(Task::Errors) || !received.is_empty();
             let lines = lines && patience.waits_for_lines(&self.log);
-            let reports = self.reporting && patience.waits_for_reports();
-            let others = [Task::Retirement, Task::Renewal, Task::CacheWrite].into_iter().any(|task| self.runs(task));
-            if !(lines || reports || others) {
+            let reports = self.reporting && patience.began.elapsed() < self.terms.settings.report.timeout;
+            let longest = if facts.signalled { LAST_RENEWAL_TOLD } else { LAST_RENEWAL };
+            let renewal =
+                (self.runs(Task::Renewal) || self.runs(Task::CacheWrite)) && patience.began.elapsed() < longest;
+            // What a tombstone says is gone on with.
+            let retirement = self.runs(Task::Retirement) && !facts.signalled;
+            if !(lines || reports || renewal || retirement) {
                 break;
             }
             tokio::select! {
                 Some(joined) = self.tasks.join_next_with_id() => match self.joined(joined) {
                     Some(Event::Renewed(Ok(renewed))) => {
                         self.client = self.client.with_credentials(renewed.renewal.credentials.clone());
-                        adopt(&mut self.run, renewed.renewal);
+                        self.run.admitted.adopt(renewed.renewal);
                     }
                     Some(event) => tracing::debug!("after the end of the run: {event:?}"),
                     None => {}
@@ -534,6 +559,9 @@ impl Loop {
 
     fn report(&mut self, report: ErrorReport) {
         if self.reports.len() < MOST_REPORTS {
+            let ErrorReport { description, kind, title, extra } = report;
+            // Cut when nothing secret is left in it: half a secret would not be known for one.
+            let report = self.redactor.report(ReportWorkerError { kind, title, description, extra }).clipped();
             self.reports.push_back(report);
             self.send_next_report();
         } else {
@@ -574,15 +602,6 @@ impl Patience {
         }
         waits
     }
-
-    fn waits_for_reports(&self) -> bool {
-        self.began.elapsed() < LAST_REPORTS
-    }
-}
-
-fn adopt(run: &mut RunState, renewal: Renewal) {
-    run.admitted.credentials = renewal.credentials;
-    run.admitted.lease = Some(Lease { expires: renewal.expires, secret: renewal.secret });
 }
 
 /// What the next boot goes on with.
@@ -590,15 +609,6 @@ fn to_keep(run: RunState, retiring: Option<Timestamp>) -> Kept {
     match retiring {
         Some(since) => Kept::Retiring(Tombstone { admitted: run.admitted, since, remove: true }),
         None => Kept::Configured(run),
-    }
-}
-
-async fn keep(cache: &Cache, kept: Kept) -> bool {
-    if let Ok(kept) = tokio::time::timeout(CACHE_PATIENCE, cache.keep(&kept)).await {
-        kept
-    } else {
-        tracing::error!("the cache could not be written within {} s", CACHE_PATIENCE.as_secs());
-        false
     }
 }
 

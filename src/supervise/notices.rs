@@ -17,8 +17,8 @@ pub enum Heed {
     Note(String),
     /// It is worth a line, and the worker is to end.
     Order(String, Order),
-    /// It is worth a line, and a second look at this time.
-    Later(String, Timestamp),
+    /// It is worth a line, and another look later.
+    Later(String),
 }
 
 /// The notices of a run.
@@ -28,12 +28,14 @@ pub struct Notices {
     /// What a worker has that must end at once, where nobody says how long there is.
     grace: SignedDuration,
     heard: Vec<Notice>,
+    /// Those that the worker was told to end for, and by when if it may finish its tasks first.
+    ordered: Vec<(String, Option<Timestamp>)>,
 }
 
 impl Notices {
     /// None was heard yet.
     pub fn new(settings: &InterruptionSettings, grace: Duration) -> Self {
-        Self { settings: settings.clone(), grace: signed(grace), heard: Vec::new() }
+        Self { settings: settings.clone(), grace: signed(grace), heard: Vec::new(), ordered: Vec::new() }
     }
 
     /// Takes a word.
@@ -59,16 +61,40 @@ impl Notices {
     }
 
     /// Looks again at what was too far ahead.
-    pub fn look_again(&self, now: Timestamp) -> Vec<Heed> {
-        self.heard.iter().map(|notice| self.heed(notice, now)).collect()
+    pub fn look_again(&mut self, now: Timestamp) -> Vec<Heed> {
+        let waiting: Vec<Notice> = self.heard.iter().filter(|notice| !self.is_ordered(&notice.id)).cloned().collect();
+        waiting.iter().map(|notice| self.heed(notice, now)).collect()
+    }
+
+    /// When to look again.
+    pub fn next_look(&self, now: Timestamp) -> Option<Timestamp> {
+        let times = self.heard.iter().filter_map(|notice| self.heed_from(notice.deadline?));
+        times.filter(|time| *time > now).min()
     }
 
     /// What can be acknowledged once the worker has gone.
     pub fn to_acknowledge(&self) -> Vec<String> {
-        self.heard.iter().filter_map(|notice| notice.acknowledge.clone()).collect()
+        let ordered = self.heard.iter().filter(|notice| self.is_ordered(&notice.id));
+        ordered.filter_map(|notice| notice.acknowledge.clone()).collect()
     }
 
-    fn heed(&self, notice: &Notice, now: Timestamp) -> Heed {
+    fn is_ordered(&self, id: &str) -> bool {
+        self.ordered.iter().any(|(ordered, _)| ordered == id)
+    }
+
+    fn heed_from(&self, deadline: Timestamp) -> Option<Timestamp> {
+        deadline.checked_sub(signed(self.settings.heed_within)).ok()
+    }
+
+    fn heed(&mut self, notice: &Notice, now: Timestamp) -> Heed {
+        let heed = self.judge(notice, now);
+        if let Heed::Order(_, order) = &heed {
+            self.ordered.push((notice.id.clone(), order.deadline.filter(|_| order.finish_tasks)));
+        }
+        heed
+    }
+
+    fn judge(&self, notice: &Notice, now: Timestamp) -> Heed {
         let at_once = now.saturating_add(self.grace).unwrap_or(now);
         let order = |finish_tasks, deadline| {
             Heed::Order(
@@ -89,9 +115,12 @@ impl Notices {
             return if notice.finish_tasks { order(true, None) } else { order(false, Some(at_once)) };
         };
         let left = deadline.duration_since(now);
-        if left > signed(self.settings.heed_within) {
-            let from = deadline.saturating_sub(signed(self.settings.heed_within)).unwrap_or(deadline);
-            return Heed::Later(format!("notice: {notice}; it is acted on from {from:.0} on"), from);
+        if let Some(from) = self.heed_from(deadline).filter(|from| *from > now) {
+            return Heed::Later(format!("notice: {notice}; it is acted on from {from:.0} on"));
+        }
+        // Who was told to finish by then is not told to hurry because it is said again.
+        if self.ordered.iter().any(|(_, finish_by)| finish_by.is_some_and(|finish_by| finish_by <= deadline)) {
+            return Heed::Note(format!("notice: {notice}; the worker is finishing its tasks already"));
         }
         // What should have happened by now may happen at any moment.
         let deadline = if left.is_positive() { deadline } else { at_once };
@@ -125,7 +154,7 @@ mod tests {
     fn order(heed: &Heed) -> Option<(bool, Option<i64>)> {
         match heed {
             Heed::Order(_, order) => Some((order.finish_tasks, order.deadline.map(Timestamp::as_second))),
-            Heed::Nothing | Heed::Note(_) | Heed::Later(..) => None,
+            Heed::Nothing | Heed::Note(_) | Heed::Later(_) => None,
         }
     }
 
@@ -154,8 +183,14 @@ mod tests {
     fn what_is_far_ahead_is_looked_at_again() {
         let mut notices = notices();
         let far = notice(NoticeKind::Reclaim, Some(25 * 3600));
-        assert!(matches!(notices.hear(Word::Notice(far), at(0)), Heed::Later(_, time) if time == at(3600)));
+        assert!(matches!(notices.hear(Word::Notice(far), at(0)), Heed::Later(_)));
+        let farther = Notice { id: "m".into(), ..notice(NoticeKind::Reclaim, Some(72 * 3600)) };
+        assert!(matches!(notices.hear(Word::Notice(farther), at(0)), Heed::Later(_)));
+        assert_eq!(notices.next_look(at(0)), Some(at(3600)), "the nearest is looked at first");
+        assert!(notices.to_acknowledge().is_empty(), "nobody has acted on it");
         assert_eq!(notices.look_again(at(3600)).iter().filter_map(order).collect::<Vec<_>>(), [(true, Some(90_000))]);
+        assert_eq!(notices.next_look(at(3600)), Some(at(48 * 3600)));
+        assert!(notices.look_again(at(3601)).iter().find_map(order).is_none());
     }
 
     #[test]
@@ -169,6 +204,16 @@ mod tests {
         assert!(matches!(notices.hear(Word::Withdrawn(near.clone()), at(3)), Heed::Note(_)));
         assert_eq!(notices.hear(Word::Withdrawn(near), at(3)), Heed::Nothing);
         assert!(notices.to_acknowledge().is_empty());
+    }
+
+    #[test]
+    fn what_is_said_again_hurries_nobody_who_has_time() {
+        let mut notices = notices();
+        let event = notice(NoticeKind::Reclaim, Some(7200));
+        assert_eq!(order(&notices.hear(Word::Notice(event.clone()), at(0))), Some((true, Some(7200))));
+        // One look found nothing, the next found it again, 20 minutes before.
+        notices.hear(Word::Withdrawn(event.clone()), at(6000));
+        assert!(matches!(notices.hear(Word::Notice(event), at(6001)), Heed::Note(_)));
     }
 
     #[test]

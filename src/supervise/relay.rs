@@ -6,16 +6,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use taskcluster_api::ReportWorkerError;
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use worker_protocol::line::LineReader;
-use worker_protocol::message::ErrorReport;
 use worker_protocol::record;
 use worker_protocol::{Incoming, Message, MessageReader};
 
-/// How much of a line is kept for a report.
-const LONGEST_KEPT: usize = 400;
+/// How much of a line is kept for a report: more than is shown of it, for secrets are taken out before it is cut.
+const LONGEST_KEPT: usize = 4096;
 
 /// What the relay tells others of what it relays. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -89,7 +87,6 @@ pub async fn output(
                 scratch.split(|byte| *byte == b'\n').fold(true, |_, line| log.line(|out| out.extend_from_slice(line)))
             }
             Incoming::Message(message) => {
-                let message = clipped(message);
                 // The event loop is gone once the run is over; the worker's lines still count.
                 let _ = messages.send(message).await;
                 true
@@ -114,23 +111,6 @@ pub async fn output(
         }
     }
     Ok(())
-}
-
-/// What waits to be reported holds no more than can be reported.
-fn clipped(message: Message) -> Message {
-    match message {
-        Message::ErrorReport(ErrorReport { kind, title, description, extra }) => {
-            let ReportWorkerError { kind, title, description, extra } =
-                ReportWorkerError { kind, title, description, extra }.clipped();
-            Message::ErrorReport(ErrorReport { kind, title, description, extra })
-        }
-        Message::Welcome { .. }
-        | Message::Hello { .. }
-        | Message::Log { .. }
-        | Message::GracefulTermination { .. }
-        | Message::NewCredentials { .. }
-        | Message::Shutdown => message,
-    }
 }
 
 /// Relays what the worker writes to its standard error, byte for byte, until it writes no more.

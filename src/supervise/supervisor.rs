@@ -11,6 +11,7 @@ use crate::registration::renewal_time;
 use crate::run_state::Lease;
 use crate::runner_config::settings::{AskManager, OnSilence, Settings};
 use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value};
 use std::fmt;
 use std::time::Duration;
 use taskcluster_api::{Credentials, Renewal};
@@ -23,12 +24,15 @@ const CACHE_RETRY: SignedDuration = SignedDuration::from_secs(60);
 /// After a renewal the next one is at least this far away, however short the new credentials live.
 const BETWEEN_RENEWALS: SignedDuration = SignedDuration::from_secs(5);
 
+/// What was said to a worker this long ago, it has heard.
+const DELIVERY: SignedDuration = SignedDuration::from_secs(60);
+
 /// A renewal that is under way when the old credentials are about to end may take this much longer.
 const LAST_RENEWAL: SignedDuration = SignedDuration::from_secs(10);
 
 /// systemd's `OOMPolicy=stop` sends SIGTERM within moments of the kernel's word that memory ran out. What comes later
 /// has another reason.
-const OUT_OF_MEMORY: SignedDuration = SignedDuration::from_secs(10);
+const OUT_OF_MEMORY: SignedDuration = SignedDuration::from_secs(3);
 
 /// A process that is still there this long after SIGKILL hangs in the kernel, perhaps for ever.
 const AFTER_KILL: SignedDuration = SignedDuration::from_secs(10);
@@ -167,7 +171,12 @@ pub enum Action {
     /// Say this in the log.
     Log(Say),
     /// Tell the init system that the worker is being stopped, and how long that may take.
-    Stopping(Option<SignedDuration>),
+    Stopping {
+        /// How long.
+        left: Option<SignedDuration>,
+        /// Whether that is the end of us, for a signal asked for it.
+        told: bool,
+    },
     /// The run is over.
     Finish(WorkerExit),
 }
@@ -194,8 +203,20 @@ pub struct Terms {
     pub habits: Habits,
     /// How start-worker behaves.
     pub settings: Settings,
+    /// What every report of ours says beside its text.
+    pub report_extra: Map<String, Value>,
     /// The seed of the jitter.
     pub seed: u64,
+}
+
+/// How much a worker has written.
+#[derive(Debug, Clone, Copy)]
+struct Activity {
+    count: u64,
+    /// Since when that has not changed.
+    since: Timestamp,
+    /// When it was last looked at.
+    looked: Timestamp,
 }
 
 /// The state of a run.
@@ -217,11 +238,12 @@ pub struct Supervisor {
     unsent: Option<Credentials>,
     /// The end of the credentials that the worker has for sure, once newer ones are on their way to it.
     heard_end: Option<Timestamp>,
+    /// When the worker was last sent credentials.
+    sent_at: Option<Timestamp>,
     renewal_tries: u32,
     renewing: bool,
     waited_for_renewal: bool,
-    /// How much the worker had written, and since when that has not changed.
-    activity: Option<(u64, Timestamp)>,
+    activity: Option<Activity>,
     silent: bool,
     ended: Option<WorkerExit>,
     finished: bool,
@@ -245,6 +267,7 @@ impl Supervisor {
             lease,
             unsent: None,
             heard_end: None,
+            sent_at: None,
             renewal_tries: 0,
             renewing: false,
             waited_for_renewal: false,
@@ -310,6 +333,7 @@ impl Supervisor {
             Event::Word(word) => {
                 let heed = self.notices.hear(word, now);
                 self.heed(heed, now, &mut actions);
+                self.arm_look(now, &mut actions);
             }
             Event::Elapsed(deadline) => self.elapsed(deadline, now, &mut actions),
             Event::Activity(count) => self.looked(count, now, &mut actions),
@@ -341,8 +365,12 @@ impl Supervisor {
         }
         self.stop.unheard();
         self.push(now, actions);
-        if let Some(heard) = self.heard_end {
-            self.arm_credentials_end(heard, actions);
+        let Some(heard) = self.heard_end else { return };
+        let delivered = self.sent_at.is_some_and(|at| now.duration_since(at) > DELIVERY);
+        let end = self.lease.as_ref().map(|lease| lease.expires).filter(|_| delivered);
+        self.arm_credentials_end(end.unwrap_or(heard), actions);
+        if !delivered {
+            self.drain_for_credentials(now, actions);
         }
     }
 
@@ -367,8 +395,13 @@ impl Supervisor {
             Message::Shutdown => {
                 if self.terms.is_cloud && !self.retiring {
                     self.retiring = true;
-                    info(actions, format_args!("the worker asks for this machine to be retired"));
-                    actions.push(Action::Retire);
+                    if self.terms.settings.retirement.choices.is_empty() {
+                        info(actions, format_args!("the worker asks for this machine to be retired"));
+                        actions.push(Action::Retire);
+                    } else {
+                        let why = "`retirement` in the runner config decides that when it has ended";
+                        info(actions, format_args!("the worker asks for this machine to be retired: {why}"));
+                    }
                 }
             }
             // Log lines never come this far, and the others are ours to send.
@@ -393,12 +426,15 @@ impl Supervisor {
         actions.push(Action::Disarm(Deadline::Hello));
         if self.takes_credentials() == Some(true) {
             if let Some(credentials) = self.unsent.take() {
+                self.sent_at = Some(now);
                 actions.push(Action::Send(new_credentials(credentials)));
             }
             if let Some(lease) = &self.lease {
                 // What was renewed before reaches the worker now.
                 self.arm_credentials_end(lease.expires, actions);
             }
+        } else if self.unsent.is_some() {
+            self.drain_for_credentials(now, actions);
         }
         self.push(now, actions);
     }
@@ -459,6 +495,9 @@ impl Supervisor {
                         ),
                     );
                     self.deaf = true;
+                    if self.unsent.is_some() {
+                        self.drain_for_credentials(now, actions);
+                    }
                     self.push(now, actions);
                 }
             }
@@ -467,6 +506,7 @@ impl Supervisor {
                 for heed in self.notices.look_again(now) {
                     self.heed(heed, now, actions);
                 }
+                self.arm_look(now, actions);
             }
             Deadline::AskManager => actions.push(Action::AskManager),
             Deadline::Mute => {
@@ -482,17 +522,19 @@ impl Supervisor {
     fn heed(&mut self, heed: Heed, now: Timestamp, actions: &mut Vec<Action>) {
         match heed {
             Heed::Nothing => {}
-            Heed::Note(text) => info(actions, format_args!("{text}")),
-            Heed::Later(text, time) => {
-                info(actions, format_args!("{text}"));
-                actions.push(Action::Arm(Deadline::Notice, time));
-            }
+            Heed::Note(text) | Heed::Later(text) => info(actions, format_args!("{text}")),
             Heed::Order(text, order) => {
                 if self.ended.is_none() {
                     warning(actions, format_args!("{text}"));
                     self.order(order, now, actions);
                 }
             }
+        }
+    }
+
+    fn arm_look(&self, now: Timestamp, actions: &mut Vec<Action>) {
+        if let Some(time) = self.notices.next_look(now).filter(|_| self.ended.is_none()) {
+            actions.push(Action::Arm(Deadline::Notice, time));
         }
     }
 
@@ -565,7 +607,7 @@ impl Supervisor {
         }
         if self.stop.order(order, now) {
             let left = self.stop.deadline().map(|deadline| deadline.duration_since(now));
-            actions.push(Action::Stopping(left));
+            actions.push(Action::Stopping { left, told: self.signalled });
         }
         self.push(now, actions);
     }
@@ -637,11 +679,15 @@ impl Supervisor {
     fn looked(&mut self, count: u64, now: Timestamp, actions: &mut Vec<Action>) {
         let (Some(timeout), None) = (self.terms.settings.progress.timeout, self.ended) else { return };
         self.arm_progress(now, actions);
-        let since = match self.activity {
-            Some((before, since)) if before == count => since,
+        let since = match &mut self.activity {
+            // A machine that slept, or whose clock was set, has had no time to say anything.
+            Some(activity) if activity.count == count && now.duration_since(activity.looked) < signed(timeout / 2) => {
+                activity.looked = now;
+                activity.since
+            }
             Some(_) | None => {
                 self.silent = false;
-                self.activity = Some((count, now));
+                self.activity = Some(Activity { count, since: now, looked: now });
                 return;
             }
         };
@@ -657,7 +703,8 @@ impl Supervisor {
             OnSilence::Report | OnSilence::Stop => {
                 let description = format!("{title}. The machine's log says more.");
                 let kind = "worker-silent".to_owned();
-                actions.push(Action::Report(ErrorReport { kind, title, description, extra: serde_json::Map::new() }));
+                let extra = self.terms.report_extra.clone();
+                actions.push(Action::Report(ErrorReport { kind, title, description, extra }));
             }
         }
         if action == OnSilence::Stop {
@@ -731,7 +778,10 @@ impl Supervisor {
         }
         self.arm_renewal(later(now, BETWEEN_RENEWALS), now, actions);
         match self.takes_credentials() {
-            Some(true) => actions.push(Action::Send(new_credentials(credentials))),
+            Some(true) => {
+                self.sent_at = Some(now);
+                actions.push(Action::Send(new_credentials(credentials)));
+            }
             Some(false) | None => {
                 self.unsent = Some(credentials);
                 if let Some(heard) = self.heard_end {
@@ -747,12 +797,13 @@ impl Supervisor {
         if self.ended.is_some() {
             return;
         }
+        let refused = matches!(reason, NotRenewed::Refused(_));
         match reason {
-            NotRenewed::Refused(reason) if self.terms.registers_again => {
-                warning(
-                    actions,
-                    format_args!("worker-manager refuses to renew the credentials: {reason}; registering anew"),
-                );
+            NotRenewed::Refused(reason) | NotRenewed::Failed(reason)
+                if self.terms.registers_again
+                    && (refused || self.lease.as_ref().is_some_and(|lease| lease.expires <= now)) =>
+            {
+                warning(actions, format_args!("cannot renew the credentials: {reason}; registering anew"));
                 self.renewing = true;
                 actions.push(Action::Register);
             }
@@ -792,7 +843,16 @@ impl Supervisor {
         if let Some(lease) = &self.lease {
             let time = renewal_time(now, lease.expires, self.terms.settings.credentials.renew_before).max(soonest);
             actions.push(Action::Arm(Deadline::Renewal, time));
-            self.arm_credentials_end(lease.expires, actions);
+            if lease.expires <= now && soonest > now {
+                // They were made a moment ago: it is our clock that is wrong.
+                error(
+                    actions,
+                    format_args!("by this machine's clock these credentials have ended already: is it right?"),
+                );
+                actions.push(Action::Disarm(Deadline::CredentialsEnd));
+            } else {
+                self.arm_credentials_end(lease.expires, actions);
+            }
         }
     }
 

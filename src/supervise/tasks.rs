@@ -18,8 +18,10 @@ pub enum Task {
     Watch,
     /// Waits for memory to run out.
     Memory,
-    /// Gets new credentials.
+    /// Gets new credentials for old ones.
     Renewal,
+    /// Gets new credentials by registering anew.
+    Registration,
     /// Writes the cache.
     CacheWrite,
     /// Sends a report.
@@ -40,6 +42,7 @@ impl Task {
             Self::Watch => "watch for notices",
             Self::Memory => "watch for memory that runs out",
             Self::Renewal => "renewal",
+            Self::Registration => "registration",
             Self::CacheWrite => "writing the cache",
             Self::Report => "error report",
             Self::Question => "question to worker-manager",
@@ -59,7 +62,7 @@ pub enum Outcome {
     /// A word came; the watch is to be asked again.
     Word(Word, Box<dyn Watch>),
     /// What the kernel says of memory changed; the watch is to be asked again, where it still works.
-    MemoryChanged(Option<MemoryWatch>),
+    MemoryChanged(io::Result<MemoryWatch>),
     /// A renewal came to this.
     Renewed(Result<Renewed, NotRenewed>),
     /// The cache was written, or not.

@@ -72,7 +72,6 @@ fn check_warns_of_what_a_cloud_machine_cannot_do() {
     assert_eq!(check(""), (true, false));
     assert_eq!(check("restart: always\n"), (true, true));
     assert_eq!(check("cacheOverRestarts: run.json\n"), (false, false));
-    assert_eq!(check("workerConfig: {disableReboots: true}\n"), (false, false));
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn a_static_worker_that_is_refused_fails_at_once_with_the_services_own_words() {
 #[test]
 fn a_cloud_worker_that_is_refused_shows_a_fresh_proof() {
     for (kind, proof) in [
-        (CloudKind::Aws, "/dynamic/instance-identity/document"),
+        (CloudKind::Aws, "/dynamic/instance-identity/signature"),
         (CloudKind::Azure, "/metadata/attested/document"),
         (CloudKind::Google, "/service-accounts/default/identity"),
     ] {

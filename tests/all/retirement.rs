@@ -129,6 +129,69 @@ fn another_machines_tombstone_ends_nobody() {
 }
 
 #[test]
+fn a_machine_that_ran_under_anothers_name_does_not_remove_that() {
+    let fixture = Fixture::with_cache(CloudKind::Azure).rebooting();
+    fixture.boot().assert_code(67);
+    // An image made from that disk, on a machine whose metadata service is slow to come up.
+    let mut fixture = fixture.script(json!(["hello", {"await": "graceful-termination"}, {"exit": 1}]));
+    fixture.machine.config["retirement"]["shutdownRetry"] = json!("20ms");
+    fixture.simulator.fault("/metadata/instance", 1, Fault::Delay(Duration::from_secs(3600)));
+    let mut running = fixture.start();
+    running.wait_for("said hello");
+    fixture.simulator.world(|world| world.cloud.machine_id = "the-copy".into());
+    running.signal(Signal::SIGUSR1);
+    let finished = running.finish();
+    finished.assert_code(1).assert_logged("this machine is the-copy, and ran as vm-simulated-0001");
+    assert_eq!(fixture.simulator.count("DELETE"), 0);
+    assert_eq!(fixture.machine.shutdowns(), ["-r now", "-h now"]);
+}
+
+#[test]
+fn credentials_that_have_ended_by_a_wrong_clock_are_renewed_before_a_machine_is_given_up() {
+    let fixture = Fixture::with_cache(CloudKind::Google).rebooting();
+    fixture.boot().assert_code(67);
+    let cache = fixture.path("cache.json");
+    let mut kept: Value = serde_json::from_slice(&fs::read(&cache).unwrap()).unwrap();
+    kept["lease"]["expires"] = json!("2001-01-01T00:00:00Z");
+    fs::write(&cache, kept.to_string()).unwrap();
+    fixture.simulator.fault("/reregister", 1, Fault::status(503));
+    fixture.boot().assert_code(67).assert_logged("is the clock right?").assert_logged("started the worker");
+    assert_eq!((removals(&fixture), fixture.simulator.world(|world| world.taskcluster.renewals)), (0, 1));
+}
+
+#[test]
+fn a_worker_that_asks_for_retirement_does_not_overrule_the_operator() {
+    let mut fixture = Fixture::with_cache(CloudKind::Google);
+    fixture.machine.script = json!(["hello", {"message": {"type": "shutdown"}}, {"sleep": 200}, {"exit": 69}]);
+    fixture.machine.config["retirement"]["onFailure"] = json!("leave");
+    fixture.boot().assert_code(69).assert_logged("`retirement` in the runner config decides that");
+    assert!(removals(&fixture) == 0 && fixture.machine.shutdowns().is_empty());
+}
+
+#[test]
+fn a_cloud_machine_whose_worker_was_started_too_often_is_retired() {
+    let mut fixture = Fixture::with_cache(CloudKind::Google).script(json!(["hello", {"exit": 1}]));
+    fixture.machine.config["retirement"]["onFailure"] = json!("restart");
+    fixture.machine.config["restart"] = json!({"firstPause": "10ms", "starts": 2});
+    fixture.boot().assert_code(1).assert_logged("too often lately");
+    assert_eq!(removals(&fixture), 1);
+}
+
+#[test]
+fn a_registration_that_is_under_way_when_init_stops_us_is_kept() {
+    let mut fixture = Fixture::with_cache(CloudKind::Google).rebooting();
+    fixture.machine.config["retirement"]["signalGrace"] = json!("1m");
+    fixture.simulator.fault("/worker/register", 1, Fault::Delay(Duration::from_millis(300)));
+    let running = fixture.start();
+    assert!(fixture.simulator.wait_for("/worker/register", 1, PATIENCE));
+    running.signal(Signal::SIGTERM);
+    running.finish().assert_code(143);
+    fixture.machine.config["retirement"]["signalGrace"] = json!("50ms");
+    fixture.boot().assert_code(67).assert_logged("going on with the run of an earlier boot");
+    assert_eq!(fixture.simulator.world(|world| world.taskcluster.registrations), 1);
+}
+
+#[test]
 fn a_machine_of_ones_own_has_no_tombstone() {
     for exit in [0, 1] {
         let mut fixture = Fixture::with_cache(CloudKind::Static).script(json!(["hello", {"exit": exit}]));

@@ -5,7 +5,6 @@ use crate::error::{ApiError, Chain, ErrorClass, Failure, from_json};
 use crate::ids::RootUrl;
 use crate::retry::{RetryPolicy, Tries};
 use crate::{sign, tls};
-use jiff::{SignedDuration, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Response};
@@ -83,12 +82,10 @@ impl Client {
         &self.root_url
     }
 
-    /// Our clock's time, or the service's where that is known to be ahead. Comparing the end of credentials with it
-    /// may be early, but never late, even where our clock is put right later on.
-    pub fn latest_now(&self) -> Timestamp {
-        let ahead = self.clock.0.load(Ordering::Relaxed).max(0);
-        let now = Timestamp::now();
-        now.checked_add(SignedDuration::from_secs(ahead)).unwrap_or(now)
+    /// How far the service's clock was ahead of ours, in seconds, when it last refused a request for that; 0 where it
+    /// never has.
+    pub fn clock_offset(&self) -> i64 {
+        self.clock.0.load(Ordering::Relaxed)
     }
 
     pub(crate) async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, ApiError> {

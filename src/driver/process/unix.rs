@@ -22,13 +22,19 @@ use tokio::signal::unix::{Signal as Stream, SignalKind};
 const REAP_ROUNDS: u32 = 40;
 const REAP_PAUSE: Duration = Duration::from_millis(50);
 
-/// A worker's process. Dropping it doesn't end it.
+/// A worker's process. Dropping it ends it: whoever loses it by a panic has nothing left to stop it with.
 pub struct Process {
     pid: Pid,
     /// Children that we had before: whoever made us their parent, the worker didn't.
     others: BTreeSet<Pid>,
     ends: Stream,
     exit: Option<WorkerExit>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }
 
 impl Process {

@@ -2,12 +2,20 @@
 
 use super::*;
 use crate::driver::process::WorkerExit;
+use crate::outcome::{OutcomeClass, Retirement};
 use proptest::prelude::*;
 use taskcluster_api::Credentials;
 
 fn cloud() -> Terms {
     let habits = Habits { drains_on_interrupt: true, asks_whether_wanted: true, leaves_reboots_to_others: false };
-    Terms { is_cloud: true, registers_again: false, habits, settings: Settings::default(), seed: 7 }
+    Terms {
+        is_cloud: true,
+        registers_again: false,
+        habits,
+        settings: Settings::default(),
+        report_extra: Map::new(),
+        seed: 7,
+    }
 }
 
 fn host() -> Terms {
@@ -20,6 +28,10 @@ fn at(second: i64) -> Timestamp {
 
 fn lease(expires: i64) -> Lease {
     Lease { expires: at(expires), secret: "secret".into() }
+}
+
+fn renewed_event(expires: i64) -> Event {
+    renewed(expires)
 }
 
 fn renewed(expires: i64) -> Event {
@@ -74,7 +86,7 @@ fn words(actions: &[Action]) -> Vec<String> {
         Action::Kill => Some("kill".to_owned()),
         Action::Arm(deadline, time) => Some(format!("{deadline:?} at {}", time.as_second())),
         Action::Disarm(deadline) => Some(format!("no {deadline:?}")),
-        Action::Log(_) | Action::Stopping(_) => None,
+        Action::Log(_) | Action::Stopping { .. } => None,
         Action::Finish(exit) => Some(format!("finish {exit}")),
     };
     actions.iter().filter_map(word).collect()
@@ -153,6 +165,33 @@ fn a_mute_worker_gets_the_newest_credentials_with_its_hello_and_is_stopped_by_si
     let mut mute = renewals();
     mute.push((9975, elapsed(Deadline::CredentialsEnd)));
     assert_eq!(last(cloud(), lease(10_000), mute), ["terminate", "Stop at 10000"]);
+}
+
+#[test]
+fn a_worker_that_did_not_hear_of_its_credentials_is_drained_at_once_and_one_that_did_is_not() {
+    let renewed = || vec![(1, hello(&ALL)), (8200, renewed(100_000))];
+    let mut closed = renewed();
+    closed.push((8201, Event::InputClosed));
+    assert_eq!(last(cloud(), lease(10_000), closed), ["CredentialsEnd at 9975", "interrupt", "no Stop"]);
+    let mut later = renewed();
+    later.push((9000, Event::InputClosed));
+    assert_eq!(last(cloud(), lease(10_000), later), ["CredentialsEnd at 99975"]);
+    let deaf = vec![(100, renewed_event(100_000)), (120, elapsed(Deadline::Hello))];
+    assert_eq!(deeds(last(cloud(), lease(10_000), deaf)), ["interrupt"]);
+}
+
+#[test]
+fn new_credentials_that_seem_to_have_ended_stop_nobody() {
+    let events = vec![(1, hello(&ALL)), (8200, renewed(8000))];
+    let words = last(cloud(), lease(10_000), events);
+    assert!(words.contains(&"no CredentialsEnd".to_owned()), "{words:?}");
+}
+
+#[test]
+fn a_static_machine_whose_credentials_have_ended_registers_anew_whatever_the_answer() {
+    let events = |second| vec![(1, hello(&ALL)), (second, elapsed(Deadline::Renewal)), (second, failed())];
+    assert_eq!(last(host(), lease(10_000), events(30_000)), ["register"]);
+    assert!(last(host(), lease(10_000), events(9000))[0].starts_with("Renewal at"));
 }
 
 #[test]
@@ -295,6 +334,10 @@ fn retirement_is_asked_for_once_and_on_clouds_only() {
     assert_eq!(last(cloud(), None, vec![said(), (2, shutdown()), (3, shutdown())]), Vec::<String>::new());
     assert_eq!(last(host(), None, vec![said(), (2, shutdown())]), Vec::<String>::new());
     assert_eq!(last(cloud(), None, vec![(1, hello(&STOPPABLE)), (2, shutdown())]), Vec::<String>::new());
+    // Where the operator chose, the outcome decides.
+    let mut chosen = cloud();
+    chosen.settings.retirement.choices.insert(OutcomeClass::Idle, Retirement::LeaveRunning);
+    assert_eq!(last(chosen, None, vec![said(), (2, shutdown())]), Vec::<String>::new());
 }
 
 #[test]
@@ -348,6 +391,9 @@ fn a_worker_that_says_nothing_is_noticed_once_and_treated_as_configured() {
         }
         assert_eq!(look(700, 6), expected);
         assert_eq!(look(800, 6), Vec::<String>::new());
+        // It spoke, and then the machine slept.
+        assert_eq!(look(900, 7), Vec::<String>::new());
+        assert_eq!(look(9000, 7), Vec::<String>::new());
     }
 }
 
