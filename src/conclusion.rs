@@ -175,7 +175,7 @@ async fn follow(boot: &Boot, end: &End, retirement: Retirement) {
         Retirement::RemoveWorker => {}
         Retirement::ShutDownHost => {
             acknowledge(boot, end).await;
-            retirement::shut_down(&boot.config.settings.retirement).await;
+            shut_down(boot, end.kept.admitted()).await;
         }
         Retirement::Reboot if end.retired => {}
         Retirement::Reboot => {
@@ -197,8 +197,12 @@ async fn remove(boot: &Boot, end: &End) {
     let worker = end.kept.admitted().identity.worker();
     let removed = end.retired || (is_ours(boot, end).await && retirement::remove(&end.client, &worker, settings).await);
     if !removed {
-        retirement::shut_down(settings).await;
+        shut_down(boot, end.kept.admitted()).await;
     }
+}
+
+async fn shut_down(boot: &Boot, admitted: &Admitted) {
+    retirement::shut_down(&boot.config.settings.retirement, &*boot.provider, Some(&admitted.identity)).await;
 }
 
 /// Whether it is this machine that would be removed: an image may have been made from the disk of another one, and the
@@ -256,7 +260,7 @@ pub async fn go_on_retiring(boot: &Boot, tombstone: Tombstone, mut signals: Stop
             tracing::info!("if this machine is still here in {} s it is shut down", left.as_secs());
             tokio::time::sleep(left).await;
         }
-        retirement::shut_down(settings).await;
+        shut_down(boot, &admitted).await;
     };
     tokio::select! {
         () = retire => 0,
@@ -297,7 +301,7 @@ pub async fn never_registered(boot: &Boot, error: RunError, mut signals: StopSig
         OnBootFailure::Shutdown => {
             tracing::error!("{}", error.report());
             tokio::select! {
-                () = retirement::shut_down(&boot.config.settings.retirement) => {}
+                () = retirement::shut_down(&boot.config.settings.retirement, &*boot.provider, None) => {}
                 () = signals.told_to_stop() => tracing::info!("told to stop: leaving the machine as it is"),
             }
             Ok(error.stage().exit_code())

@@ -117,13 +117,15 @@ pub async fn renew(client: &Client, worker: &WorkerName, secret: &SecretString) 
 }
 
 /// When credentials are renewed: this long before they end (half an hour usually), but not within five minutes from
-/// now, but half a minute before they end at the latest.
-pub fn renewal_time(now: Timestamp, expires: Timestamp, before: Duration) -> Timestamp {
+/// now, but half a minute before they end at the latest, and some seconds before the worker would be stopped because
+/// they weren't.
+pub fn renewal_time(now: Timestamp, expires: Timestamp, before: Duration, stop_before: Duration) -> Timestamp {
     let seconds = |seconds| jiff::SignedDuration::from_secs(seconds);
     let before = jiff::SignedDuration::try_from(before).unwrap_or(seconds(30 * 60));
     let wanted = expires.saturating_sub(before).unwrap_or(expires);
     let soonest = now.saturating_add(seconds(5 * 60)).unwrap_or(now);
-    let latest = expires.saturating_sub(seconds(30)).unwrap_or(expires);
+    let stop_before = jiff::SignedDuration::try_from(stop_before).unwrap_or(seconds(25));
+    let latest = expires.saturating_sub(seconds(30).max(stop_before.saturating_add(seconds(5)))).unwrap_or(expires);
     wanted.max(soonest).min(latest)
 }
 
@@ -136,6 +138,14 @@ mod tests {
 
     const HALF_AN_HOUR: Duration = Duration::from_secs(30 * 60);
 
+    const STOP: Duration = Duration::from_secs(25);
+
+    #[test]
+    fn renewal_comes_before_the_worker_would_be_stopped() {
+        let time = renewal_time(at(0), at(7200), HALF_AN_HOUR, Duration::from_secs(3600));
+        assert_eq!(time, at(3595));
+    }
+
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
@@ -144,14 +154,14 @@ mod tests {
     fn renewal_is_early_but_not_at_once_and_never_too_late() {
         let table = [(0, 96 * 3600, 96 * 3600 - 1800), (0, 1800, 300), (0, 400, 300), (0, 320, 290), (0, 10, -20)];
         for (now, expires, expected) in table {
-            assert_eq!(renewal_time(at(now), at(expires), HALF_AN_HOUR), at(expected), "{expires}");
+            assert_eq!(renewal_time(at(now), at(expires), HALF_AN_HOUR, STOP), at(expected), "{expires}");
         }
     }
 
     proptest! {
         #[test]
         fn renewal_is_always_half_a_minute_before_the_end(now in 0i64..4_000_000_000, life in 0i64..400_000_000) {
-            let time = renewal_time(at(now), at(now + life), HALF_AN_HOUR);
+            let time = renewal_time(at(now), at(now + life), HALF_AN_HOUR, STOP);
             prop_assert!(time <= at(now + life - 30));
             prop_assert!(time >= at(now + 300) || time == at(now + life - 30));
         }

@@ -1,6 +1,8 @@
 //! How a machine goes: worker-manager removes it, or it shuts itself down, or it reboots.
 
 use crate::platform::{self, Shutdown};
+use crate::provider::Provider;
+use crate::run_state::Identity;
 use crate::runner_config::settings::RetirementSettings;
 use std::io;
 use std::time::Duration;
@@ -25,9 +27,15 @@ pub async fn remove(client: &Client, worker: &WorkerName, settings: &RetirementS
     }
 }
 
-/// Shuts the machine down; where that fails, tries again, for ever.
-pub async fn shut_down(settings: &RetirementSettings) {
+/// Shuts the machine down, or has its cloud end it; where that fails, tries again, for ever. Before it is known which
+/// machine this is, there is nothing to name to a cloud.
+pub async fn shut_down(settings: &RetirementSettings, provider: &dyn Provider, identity: Option<&Identity>) {
     while !try_to_shut_down().await {
+        if let Some(identity) = identity
+            && provider.terminate(identity).await
+        {
+            return;
+        }
         let pause = settings.shutdown_retry;
         tracing::error!("trying again in {} s, until this machine is gone", pause.as_secs_f32());
         tokio::time::sleep(pause).await;

@@ -4,9 +4,13 @@ use super::{Access, InitWord, Looseness, Shutdown, find_program, folder_of};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User};
+use std::env;
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -184,24 +188,42 @@ pub fn shutdown_command(then: Shutdown) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Tells the init system, where it listens (`$NOTIFY_SOCKET`).
+/// Tells the init system, where it listens (`$NOTIFY_SOCKET`). Never waits for it: one that doesn't read misses a word.
 ///
-/// Source: `sd_notify(3)`.
+/// Source: `sd_notify(3)`, `EXTEND_TIMEOUT_USEC` and abstract sockets (`@`) included.
 pub fn tell_init(word: InitWord<'_>) {
-    use sd_notify::NotifyState;
+    let Some(address) = env::var_os("NOTIFY_SOCKET") else { return };
     let state = match word {
-        InitWord::Ready => NotifyState::Ready,
-        InitWord::Status(text) => NotifyState::Status(text),
-        InitWord::Stopping => NotifyState::Stopping,
-        InitWord::Extend(time) => NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)),
-        InitWord::Alive => NotifyState::Watchdog,
+        InitWord::Ready => "READY=1".to_owned(),
+        // A second line would be a second word.
+        InitWord::Status(text) => format!("STATUS={}", text.replace('\n', " ")),
+        InitWord::Stopping => "STOPPING=1".to_owned(),
+        InitWord::Extend(time) => format!("EXTEND_TIMEOUT_USEC={}", time.as_micros()),
+        InitWord::Alive => "WATCHDOG=1".to_owned(),
     };
-    if let Err(error) = sd_notify::notify(&[state]) {
+    if let Err(error) = send_without_waiting(&address, state.as_bytes()) {
         tracing::debug!("cannot tell the init system: {error}");
     }
 }
 
+fn send_without_waiting(address: &OsStr, datagram: &[u8]) -> io::Result<usize> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    match address.as_bytes() {
+        #[cfg(target_os = "linux")]
+        [b'@', name @ ..] => {
+            use std::os::linux::net::SocketAddrExt;
+            socket.send_to_addr(datagram, &std::os::unix::net::SocketAddr::from_abstract_name(name)?)
+        }
+        _ => socket.send_to(datagram, address),
+    }
+}
+
 /// How often the init system wants to hear that we are alive: twice in the time that it waits.
+///
+/// Source: `sd_watchdog_enabled(3)`.
 pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|time| time / 2).filter(|time| !time.is_zero())
+    let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
+    let is_ours = env::var_os("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(std::process::id().into());
+    number("WATCHDOG_USEC").filter(|time| is_ours && *time > 1).map(|time| Duration::from_micros(time / 2))
 }

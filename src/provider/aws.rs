@@ -128,6 +128,36 @@ impl Aws {
     }
 }
 
+/// Tags, which people give instances to tell them apart.
+///
+/// Source: <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/work-with-tags-in-IMDS.html>.
+#[cfg(feature = "ec2")]
+impl Aws {
+    /// From the metadata service where it offers them, else from the API; none where neither does.
+    async fn tags(&self, document: &Document, token: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
+        const TAGS: &str = "/meta-data/tags/instance";
+        let ask = async |path: String| {
+            let question = Question::get(path).header("x-aws-ec2-metadata-token", token);
+            self.metadata.ask(&question).await.ok().map(|answer| answer.text)
+        };
+        if let Some(names) = ask(TAGS.to_owned()).await {
+            let mut tags = serde_json::Map::new();
+            for name in names.lines() {
+                let value = ask(format!("{TAGS}/{name}")).await.unwrap_or_default();
+                tags.insert(name.to_owned(), value.into());
+            }
+            return Some(tags);
+        }
+        match super::ec2::Ec2::of(&document.region).tags(&document.instance_id).await {
+            Ok(tags) => Some(tags),
+            Err(error) => {
+                tracing::info!("going on without this instance's tags: {error}");
+                None
+            }
+        }
+    }
+}
+
 impl Session {
     /// What is there, or nothing where it isn't.
     async fn ask(&mut self, path: &'static str) -> Result<Option<Answer>, Failure> {
@@ -242,7 +272,12 @@ impl Provider for Aws {
             return Err(ProviderError::Reclaimed(notice));
         }
         let from_document: Document = self.metadata.json(DOCUMENT, &document)?;
-        let identity = self.identity(&user_data, &from_document, hostname, address)?;
+        #[cfg_attr(not(feature = "ec2"), expect(unused_mut, reason = "tags are added with the feature alone"))]
+        let mut identity = self.identity(&user_data, &from_document, hostname, address)?;
+        #[cfg(feature = "ec2")]
+        if let Some(tags) = self.tags(&from_document, &token).await {
+            identity.metadata.insert("instance-tags".to_owned(), tags.into());
+        }
         let proof = WorkerProof::Aws { document: document.text.into(), signature: signature.text.into() };
         Ok(Found { identity, claim: Claim::Proof(proof) })
     }
@@ -288,6 +323,30 @@ impl Provider for Aws {
 
     /// There is nothing to acknowledge here.
     async fn acknowledge(&self, _event: &str) {}
+
+    #[cfg(feature = "ec2")]
+    async fn terminate(&self, identity: &Identity) -> bool {
+        let (Some(region), instance) = (identity.metadata_text("region"), identity.worker_id.as_str()) else {
+            return false;
+        };
+        tracing::warn!("asking EC2 to terminate {instance}");
+        match super::ec2::Ec2::of(region).terminate(instance).await {
+            Ok(()) => {
+                tracing::info!("EC2 terminates this instance");
+                true
+            }
+            Err(error) => {
+                tracing::error!("EC2 does not terminate this instance: {error}");
+                false
+            }
+        }
+    }
+
+    /// EC2's own API is asked only where the cargo feature `ec2` is on.
+    #[cfg(not(feature = "ec2"))]
+    async fn terminate(&self, _identity: &Identity) -> bool {
+        false
+    }
 }
 
 impl Aws {

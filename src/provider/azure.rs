@@ -215,6 +215,11 @@ impl Provider for Azure {
             Err(failure) => tracing::warn!("cannot tell Azure that this VM is ready: {failure}"),
         }
     }
+
+    /// That API is not asked here.
+    async fn terminate(&self, _identity: &Identity) -> bool {
+        false
+    }
 }
 
 impl Azure {

@@ -228,6 +228,11 @@ impl Provider for Google {
 
     /// There is nothing to acknowledge here.
     async fn acknowledge(&self, _event: &str) {}
+
+    /// That API is not asked here.
+    async fn terminate(&self, _identity: &Identity) -> bool {
+        false
+    }
 }
 
 fn question(path: &str) -> Question {

@@ -54,6 +54,11 @@ impl Provider for StaticHost {
 
     /// There are no events to acknowledge.
     async fn acknowledge(&self, _event: &str) {}
+
+    /// No cloud made this machine.
+    async fn terminate(&self, _identity: &Identity) -> bool {
+        false
+    }
 }
 
 #[async_trait]
@@ -88,6 +93,11 @@ impl Provider for Standalone {
 
     /// There are no events to acknowledge.
     async fn acknowledge(&self, _event: &str) {}
+
+    /// No cloud made this machine.
+    async fn terminate(&self, _identity: &Identity) -> bool {
+        false
+    }
 }
 
 /// A host is the one that its config names; a cache written under another name is stale.

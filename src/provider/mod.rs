@@ -2,6 +2,8 @@
 
 mod aws;
 mod azure;
+#[cfg(feature = "ec2")]
+mod ec2;
 mod google;
 mod host;
 pub mod metadata_http;
@@ -174,6 +176,9 @@ pub trait Provider: Send + Sync {
 
     /// Says that nothing has to be waited for any more: the worker has gone.
     async fn acknowledge(&self, event: &str);
+
+    /// Has the cloud's own API end this machine, where nothing else did. Whether it does; a provider that can't says so.
+    async fn terminate(&self, identity: &Identity) -> bool;
 }
 
 /// How often is looked.

@@ -359,7 +359,6 @@ impl Loop {
                 Action::Send(message) => self.outbox.push(message),
                 Action::Agree(capabilities) => {
                     self.outbox.hello(capabilities);
-                    platform::tell_init(InitWord::Status("the worker runs and has said hello"));
                 }
                 Action::Renew => self.renew(),
                 Action::Register => self.register(),

@@ -12,6 +12,9 @@ use worker_protocol::line::LineReader;
 use worker_protocol::record;
 use worker_protocol::{Incoming, Message, MessageReader};
 
+/// After so many lines everybody else has a turn: a worker that floods must not keep a stop from being heard.
+const TURN: u32 = 512;
+
 /// How much of a line is kept for a report: more than is shown of it, for secrets are taken out before it is cut.
 const LONGEST_KEPT: usize = 4096;
 
@@ -71,8 +74,10 @@ pub async fn output(
     let mut reader = MessageReader::new(stream);
     let mut warned = BTreeSet::new();
     let mut scratch = Vec::new();
+    let mut lines: u32 = 0;
     while let Some(incoming) = reader.next().await? {
         traffic.note();
+        lines = lines.wrapping_add(1);
         let has_room = match incoming {
             Incoming::Text(bytes) => {
                 traffic.keep(bytes);
@@ -108,6 +113,8 @@ pub async fn output(
         };
         if !has_room {
             log.room().await;
+        } else if lines.is_multiple_of(TURN) {
+            tokio::task::yield_now().await;
         }
     }
     Ok(())
@@ -119,11 +126,15 @@ pub async fn output(
 /// Where the stream can't be read.
 pub async fn errors(stream: impl AsyncRead + Unpin, log: LogStream, traffic: Traffic) -> io::Result<()> {
     let mut reader = LineReader::new(stream);
+    let mut lines: u32 = 0;
     while let Some(line) = reader.next().await? {
         traffic.note();
         traffic.keep(line.bytes);
+        lines = lines.wrapping_add(1);
         if !log.line(|out| out.extend_from_slice(line.bytes)) {
             log.room().await;
+        } else if lines.is_multiple_of(TURN) {
+            tokio::task::yield_now().await;
         }
     }
     Ok(())

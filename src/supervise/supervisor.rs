@@ -368,7 +368,7 @@ impl Supervisor {
         let Some(heard) = self.heard_end else { return };
         let delivered = self.sent_at.is_some_and(|at| now.duration_since(at) > DELIVERY);
         let end = self.lease.as_ref().map(|lease| lease.expires).filter(|_| delivered);
-        self.arm_credentials_end(end.unwrap_or(heard), actions);
+        self.arm_credentials_end(end.unwrap_or(heard), now, actions);
         if !delivered {
             self.drain_for_credentials(now, actions);
         }
@@ -431,7 +431,7 @@ impl Supervisor {
             }
             if let Some(lease) = &self.lease {
                 // What was renewed before reaches the worker now.
-                self.arm_credentials_end(lease.expires, actions);
+                self.arm_credentials_end(lease.expires, now, actions);
             }
         } else if self.unsent.is_some() {
             self.drain_for_credentials(now, actions);
@@ -573,7 +573,7 @@ impl Supervisor {
             info(actions, format_args!("told to stop; the worker has ended already"));
             self.finish(exit, actions);
         } else if again {
-            warning(actions, format_args!("told to stop again: killing the worker"));
+            warning(actions, format_args!("told to stop again"));
             self.stop.kill(now);
             self.push(now, actions);
         } else {
@@ -642,7 +642,7 @@ impl Supervisor {
                 Push::Kill => {
                     // Whatever it says from now on, there is nobody to answer.
                     self.input_closed = true;
-                    warning(actions, format_args!("the time is up: killing the worker"));
+                    warning(actions, format_args!("killing the worker"));
                     actions.push(Action::Kill);
                     actions.push(Action::Arm(Deadline::Killed, later(now, AFTER_KILL)));
                 }
@@ -786,7 +786,7 @@ impl Supervisor {
                 self.unsent = Some(credentials);
                 if let Some(heard) = self.heard_end {
                     // What it has now is what it will have if it never says hello.
-                    self.arm_credentials_end(heard, actions);
+                    self.arm_credentials_end(heard, now, actions);
                 }
             }
         }
@@ -841,7 +841,9 @@ impl Supervisor {
 
     fn arm_renewal(&self, soonest: Timestamp, now: Timestamp, actions: &mut Vec<Action>) {
         if let Some(lease) = &self.lease {
-            let time = renewal_time(now, lease.expires, self.terms.settings.credentials.renew_before).max(soonest);
+            let settings = &self.terms.settings;
+            let (before, stop) = (settings.credentials.renew_before, settings.interruption.abort_before);
+            let time = renewal_time(now, lease.expires, before, stop).max(soonest);
             actions.push(Action::Arm(Deadline::Renewal, time));
             if lease.expires <= now && soonest > now {
                 // They were made a moment ago: it is our clock that is wrong.
@@ -851,14 +853,16 @@ impl Supervisor {
                 );
                 actions.push(Action::Disarm(Deadline::CredentialsEnd));
             } else {
-                self.arm_credentials_end(lease.expires, actions);
+                self.arm_credentials_end(lease.expires, now, actions);
             }
         }
     }
 
-    /// A worker needs its credentials to resolve its tasks, so it ends some time before they do.
-    fn arm_credentials_end(&self, end: Timestamp, actions: &mut Vec<Action>) {
-        let before = signed(self.terms.settings.interruption.abort_before);
+    /// A worker needs its credentials to resolve its tasks, so it ends some time before they do, but not in the first
+    /// half of the time that is left.
+    fn arm_credentials_end(&self, end: Timestamp, now: Timestamp, actions: &mut Vec<Action>) {
+        let half = SignedDuration::from_nanos_i128((end.duration_since(now).as_nanos() / 2).max(0));
+        let before = signed(self.terms.settings.interruption.abort_before).min(half);
         actions.push(Action::Arm(Deadline::CredentialsEnd, end.saturating_sub(before).unwrap_or(end)));
     }
 }

@@ -169,7 +169,7 @@ fn a_far_deadline_lets_tasks_finish_and_then_each_strength_comes_in_its_time() {
         "received graceful-termination finish-tasks=true",
         "received graceful-termination finish-tasks=false",
         "received SIGTERM",
-        "the time is up: killing the worker",
+        "killing the worker",
     ] {
         running.wait_for_next(line);
     }
@@ -419,6 +419,17 @@ fn the_init_system_is_told_what_goes_on() {
     wait_for("EXTEND_TIMEOUT_USEC=21");
     wait_for("STOPPING=1");
     running.finish().assert_code(71);
+    // Nobody reads this one, and it is full.
+    let _deaf = UnixDatagram::bind(fixture.path("deaf")).unwrap();
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(b"x", fixture.path("deaf")).is_ok() {}
+    let mut command = fixture.machine.command().unwrap();
+    command.env("NOTIFY_SOCKET", fixture.path("deaf")).env("WATCHDOG_USEC", "4000");
+    let mut unheard = Running::spawn(&mut command);
+    unheard.wait_for("said hello");
+    unheard.signal(Signal::SIGTERM);
+    unheard.finish().assert_code(71);
     let described = std::fs::read_to_string(description).unwrap();
     assert!(!described.contains("NOTIFY_SOCKET") && !described.contains("WATCHDOG"), "the worker has no say in this");
 }

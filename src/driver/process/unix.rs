@@ -102,14 +102,22 @@ impl Process {
     /// Asks the process to end, and its group where it is a wrapper: SIGTERM.
     pub fn terminate(&self) {
         if self.exit.is_none() {
-            self.deliver(killpg(self.pid, Signal::SIGTERM), "SIGTERM");
+            self.deliver_to_group(Signal::SIGTERM, "SIGTERM");
         }
     }
 
     /// Ends the process and its group: SIGKILL.
     pub fn kill(&self) {
         if self.exit.is_none() {
-            self.deliver(killpg(self.pid, Signal::SIGKILL), "SIGKILL");
+            self.deliver_to_group(Signal::SIGKILL, "SIGKILL");
+        }
+    }
+
+    /// The group, and the process by itself where it has left that.
+    fn deliver_to_group(&self, signal: Signal, name: &str) {
+        match killpg(self.pid, signal) {
+            Err(Errno::ESRCH) => self.deliver(kill(self.pid, signal), name),
+            result => self.deliver(result, name),
         }
     }
 
