@@ -77,7 +77,11 @@ impl Boot {
                 .map_err(RunError::from_provider)?,
             driver: driver::build(&config.worker),
             cache: Cache::of(&config, &options.runner_config),
-            reporter: Reporter::new(&config.settings.report, matches!(config.provider, ProviderConfig::Standalone(_))),
+            reporter: Reporter::new(
+                &config.settings.report,
+                matches!(config.provider, ProviderConfig::Standalone(_)),
+                &platform::state_folder_or_beside(&options.runner_config),
+            ),
             oom_score_adj: platform::prefer_to_survive(),
             config,
         })

@@ -210,7 +210,7 @@ impl Cache {
 
     /// The cache that a runner config names. A tombstone goes to the unit's state folder, or beside the runner config.
     pub fn of(config: &RunnerConfig, runner_config: &Path) -> Self {
-        let folder = platform::state_folder().unwrap_or_else(|| platform::folder_of(runner_config).to_owned());
+        let folder = platform::state_folder_or_beside(runner_config);
         Self::new(config.cache_over_restarts.clone(), &folder, config.provider.name())
     }
 

@@ -6,7 +6,7 @@ use crate::error::{RunError, Stage};
 use crate::outcome::{Place, Retirement, RunOutcome};
 use crate::platform::InitWord;
 use crate::provider::Recognition;
-use crate::report::Redactor;
+use crate::report::{LAST_LINES, Redactor};
 use crate::run_state::Admitted;
 use crate::runner_config::settings::OnBootFailure;
 use crate::supervise::{Ended, StopSignals};
@@ -320,7 +320,7 @@ fn worker_failure(
     if !last_lines.is_empty() {
         let lines: Vec<String> =
             last_lines.iter().map(|line| redactor.text(line).chars().take(LINE).collect()).collect();
-        description = format!("{title}. The worker's last lines:\n\n{}", lines.join("\n"));
+        description = format!("{title}. {LAST_LINES}\n\n{}", lines.join("\n"));
     }
     let extra = extra(boot, "worker", Some(exit_code));
     Some(ReportWorkerError { kind: kind.to_owned(), title, description, extra })

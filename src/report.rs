@@ -1,13 +1,19 @@
 //! Telling worker-manager of errors. What is told becomes public, so nothing secret is part of it, and nothing is told
-//! twice within an hour.
+//! twice within an hour, whoever starts us how often: what was told is noted in a file, as hashes.
 
 use crate::layer::{Layer, REDACTED};
+use crate::private_file::{self, Durability};
 use crate::run_state::{Admitted, RunState};
 use crate::runner_config::settings::ReportSettings;
+use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 use taskcluster_api::{Client, Credentials, ReportWorkerError, RetryPolicy, WorkerManager, WorkerName};
 
 /// A string of a secret that is shorter than this may be any word, and is no secret by itself.
@@ -19,22 +25,41 @@ pub struct Reporter {
     settings: ReportSettings,
     /// Whether our client may lack the scope: those of standalone workers are made by hand.
     may_lack_scope: bool,
-    told: Arc<Mutex<Vec<(Failure, Instant)>>>,
+    /// Where that is noted, beside a tombstone.
+    file: PathBuf,
+    told: Arc<Mutex<Vec<Told>>>,
 }
 
-/// What makes two reports the same: what happened, to whatever process.
-type Failure = (String, String, String);
+/// A failure that was told of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Told {
+    /// What makes two reports the same: their kind, title and description, without the worker's lines.
+    failure: String,
+    when: Timestamp,
+}
+
+/// What stands before the worker's lines.
+pub const LAST_LINES: &str = "The worker's last lines:";
+
+/// The name of that file.
+const FILE: &str = "start-worker-reports.json";
+
+/// How long writing it may hold anything up.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Reporter {
-    /// Nothing was told yet.
-    pub fn new(settings: &ReportSettings, may_lack_scope: bool) -> Self {
-        Self { settings: settings.clone(), may_lack_scope, told: Arc::default() }
+    /// What was told before is noted in that folder.
+    pub fn new(settings: &ReportSettings, may_lack_scope: bool, folder: &Path) -> Self {
+        let file = folder.join(FILE);
+        // One that is not there, or makes no sense, knows of nothing.
+        let told = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        Self { settings: settings.clone(), may_lack_scope, file, told: Arc::new(Mutex::new(told)) }
     }
 
     /// Tries to report an error; that it can't be reported is a line in the log.
     pub async fn send(&self, client: &Client, worker: &WorkerName, redactor: &Redactor, report: ReportWorkerError) {
         let report = redactor.report(report);
-        let failure = (report.kind.clone(), report.title.clone(), report.description.clone());
+        let (failure, title) = (failure_of(&report), report.title.clone());
         if self.was_told(&failure) {
             tracing::debug!("not reported again: {}", report.title);
             return;
@@ -43,8 +68,8 @@ impl Reporter {
         let policy = RetryPolicy { total: timeout, ..RetryPolicy::DEFAULT };
         match tokio::time::timeout(timeout, service.report_worker_error(worker, report, policy)).await {
             Ok(Ok(())) => {
-                tracing::info!("reported to worker-manager: {}", failure.1);
-                self.told.lock().unwrap_or_else(PoisonError::into_inner).push((failure, Instant::now()));
+                tracing::info!("reported to worker-manager: {title}");
+                self.note(failure).await;
             }
             Ok(Err(error)) if error.status() == Some(403) && self.may_lack_scope => {
                 tracing::debug!("may not report errors: {}", error.failure);
@@ -56,11 +81,37 @@ impl Reporter {
         }
     }
 
-    fn was_told(&self, failure: &Failure) -> bool {
+    fn was_told(&self, failure: &str) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|(_, when)| when.elapsed() < self.settings.repeat_after);
-        told.iter().any(|(known, _)| known == failure)
+        let now = Timestamp::now();
+        // What is noted for the future was noted by a clock that was wrong.
+        let counts = |told: &Told| {
+            Duration::try_from(now.duration_since(told.when)).is_ok_and(|age| age < self.settings.repeat_after)
+        };
+        told.retain(counts);
+        told.iter().any(|known| known.failure == failure)
     }
+
+    async fn note(&self, failure: String) {
+        let text = {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            told.push(Told { failure, when: Timestamp::now() });
+            serde_json::to_vec(&*told).unwrap_or_default()
+        };
+        let file = self.file.clone();
+        let written = tokio::task::spawn_blocking(move || private_file::write(&file, &text, Durability::Fleeting));
+        match tokio::time::timeout(PATIENCE, written).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::debug!("cannot note the report in {}: {error}", self.file.display()),
+            Ok(Err(_)) | Err(_) => tracing::debug!("cannot note the report in {}", self.file.display()),
+        }
+    }
+}
+
+fn failure_of(report: &ReportWorkerError) -> String {
+    let description = report.description.split(LAST_LINES).next().unwrap_or_default();
+    let hash = Sha256::digest([&*report.kind, &*report.title, description].join("\n"));
+    hash.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Knows the secrets of a run, and takes them out of what becomes public.

@@ -73,12 +73,13 @@ pub fn log_level_from_environment() -> Option<String> {
     env::var("START_WORKER_LOG").ok().filter(|value| !value.is_empty())
 }
 
-/// The folder for what must outlive us, where the unit names one (`StateDirectory=`).
+/// The folder for what must outlive us: the unit's (`StateDirectory=`), or that of this file where it names none.
 ///
 /// Source: systemd.exec(5), `$STATE_DIRECTORY`: absolute paths, several of them separated by colons.
-pub fn state_folder() -> Option<PathBuf> {
-    let folders = env::var_os("STATE_DIRECTORY")?;
-    env::split_paths(&folders).find(|folder| folder.is_absolute())
+pub fn state_folder_or_beside(file: &Path) -> PathBuf {
+    let folders = env::var_os("STATE_DIRECTORY").unwrap_or_default();
+    let folder = env::split_paths(&folders).find(|folder| folder.is_absolute());
+    folder.unwrap_or_else(|| folder_of(file).to_owned())
 }
 
 /// When the operating system came up.

@@ -397,6 +397,29 @@ fn the_workers_last_lines_are_reported_where_that_is_wanted_without_secrets() {
 }
 
 #[test]
+fn the_same_failure_is_reported_once_however_often_we_are_started() {
+    let mut fixture = Fixture::new(CloudKind::Static);
+    let secret = format!("worker-pool:{}", fixture.pool());
+    fixture.simulator.world(|world| world.taskcluster.forbidden_secrets.push(secret));
+    fixture.boot().assert_code(15);
+    fixture.boot().assert_code(15);
+    let reports = || fixture.simulator.world(|world| world.taskcluster.reports.len());
+    assert_eq!(reports(), 1);
+    let noted = fs::read_to_string(fixture.path("start-worker-reports.json")).unwrap();
+    assert!(!noted.contains("secrets"), "hashes only: {noted}");
+    // Another failure is another report, and after its time the same one is told again.
+    fixture.simulator.world(|world| world.taskcluster.forbidden_secrets.clear());
+    fixture.machine.script = json!(["hello", {"exit": 3}]);
+    fixture.boot().assert_code(3);
+    let reports = || fixture.simulator.world(|world| world.taskcluster.reports.len());
+    assert_eq!(reports(), 2);
+    fixture.machine.config["report"] = json!({"repeatAfter": 0});
+    fixture.boot().assert_code(3);
+    let reports = || fixture.simulator.world(|world| world.taskcluster.reports.len());
+    assert_eq!(reports(), 3);
+}
+
+#[test]
 fn what_the_worker_reports_is_public_too() {
     let mut fixture = Fixture::new(CloudKind::Google);
     let pool = fixture.pool();
