@@ -299,7 +299,7 @@ fn registration_hint(error: &RegistrationError) -> &'static str {
             "may this machine reach the root URL, directly or through HTTPS_PROXY, and does it trust its certificate?"
         }
         Some(_) if is_registered(error) => {
-            "a cloud machine registers once in its life: with cacheOverRestarts it goes on after a reboot"
+            "a cloud machine registers once in its life: with cacheOverRestarts it goes on after a reboot; retirement.onBootFailure: shutdown ends one that cannot"
         }
         Some(400 | 401 | 403 | 404) => {
             "compare workerPoolID, providerID, workerGroup, workerID and the proof with worker-manager's record of this worker"

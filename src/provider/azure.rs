@@ -24,6 +24,9 @@ const EVENTS: &str = "/metadata/scheduledevents?api-version=2020-07-01";
 /// The first look for scheduled events makes Azure set the service up, which takes up to two minutes.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(150);
 
+/// How often Azure is told that an event may start: the service stumbles while it is updated, and the event comes anyway.
+const ACKNOWLEDGEMENTS: usize = 5;
+
 /// Azure.
 pub struct Azure {
     metadata: MetadataHttp,
@@ -210,9 +213,15 @@ impl Provider for Azure {
     /// Starts an event before its time.
     async fn acknowledge(&self, event: &str) {
         let start = json!({"StartRequests": [{"EventId": event}]});
-        match self.metadata.ask(&Question::post(EVENTS, &start).header("metadata", "true")).await {
-            Ok(_) => tracing::info!("told Azure that this VM is ready for what it has scheduled"),
-            Err(failure) => tracing::warn!("cannot tell Azure that this VM is ready: {failure}"),
+        let question = Question::post(EVENTS, &start).header("metadata", "true");
+        for tries_left in (0..ACKNOWLEDGEMENTS).rev() {
+            match self.metadata.ask(&question).await {
+                Ok(_) => return tracing::info!("told Azure that this VM is ready for what it has scheduled"),
+                Err(failure) => {
+                    tracing::warn!("cannot tell Azure that this VM is ready: {failure} ({tries_left} more tries)");
+                }
+            }
+            tokio::time::sleep(self.pace.quick).await;
         }
     }
 

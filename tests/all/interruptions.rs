@@ -133,6 +133,7 @@ fn an_event_of_ours_alone_is_acknowledged_once_the_worker_has_gone() {
         fixture.machine.config["interruption"] = json!({"poll": "20ms"});
         let mut running = fixture.start();
         running.wait_for("said hello");
+        fixture.simulator.fault("POST /metadata/scheduledevents", 1, Fault::status(410));
         fixture
             .simulator
             .world(|world| world.cloud.events = vec![azure_event("e1", "Terminate", &resources, &ahead(300))]);
