@@ -92,6 +92,11 @@ impl StopLadder {
         self.step
     }
 
+    /// Whether a drain is wanted that the worker has not been told of.
+    pub const fn drain_is_untold(&self) -> bool {
+        self.drain && matches!(self.step, Step::None)
+    }
+
     /// Takes an order; what is wanted already, or sooner, stays as it is. Whether anything is new.
     pub fn order(&mut self, order: Order, now: Timestamp) -> bool {
         let Order { cause, finish_tasks, deadline } = order;

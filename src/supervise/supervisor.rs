@@ -227,6 +227,8 @@ pub struct Supervisor {
     deaf: bool,
     input_closed: bool,
     stop: StopLadder,
+    /// Whether it has been said that the worker can't be drained.
+    said_untold: bool,
     notices: Notices,
     signalled: bool,
     out_of_memory: Option<Timestamp>,
@@ -259,6 +261,7 @@ impl Supervisor {
             deaf: false,
             input_closed: false,
             stop: StopLadder::new(&settings.stop, &settings.interruption),
+            said_untold: false,
             notices: Notices::new(&settings.interruption, settings.stop.grace),
             signalled: false,
             out_of_memory: None,
@@ -647,6 +650,14 @@ impl Supervisor {
                     actions.push(Action::Arm(Deadline::Killed, later(now, AFTER_KILL)));
                 }
             }
+        }
+        if self.stop.drain_is_untold() && hearing == Hearing::Signals && !std::mem::replace(&mut self.said_untold, true)
+        {
+            let why = "it hears no messages, and no signal means that to it";
+            warning(
+                actions,
+                format_args!("the worker cannot be told to finish its tasks: {why}; it goes on until it must end"),
+            );
         }
         match self.stop.next() {
             Some(next) => actions.push(Action::Arm(Deadline::Stop, next)),

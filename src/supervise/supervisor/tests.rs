@@ -260,7 +260,12 @@ fn whatever_asks_for_a_stop_is_passed_on_once_and_a_second_signal_kills() {
 fn a_worker_that_knows_no_interrupt_is_not_drained_by_signal() {
     let habits = Habits { drains_on_interrupt: false, ..cloud().habits };
     let events = vec![(1, hello(&[])), (2, Event::DrainSignal)];
-    assert_eq!(deeds(last(Terms { habits, ..cloud() }, None, events)), Vec::<String>::new());
+    let terms = Terms { habits, ..cloud() };
+    assert_eq!(deeds(last(terms.clone(), None, events)), Vec::<String>::new());
+    let (mut supervisor, _) = Supervisor::begin(terms, None, at(0));
+    supervisor.handle(hello(&[]), at(1));
+    let said = format!("{:?}", supervisor.handle(Event::DrainSignal, at(2)));
+    assert!(said.contains("cannot be told to finish its tasks"), "{said}");
 }
 
 #[test]
