@@ -238,7 +238,11 @@ impl Boot {
         Ok((Kept::Admitted(admitted), client))
     }
 
-    fn client_of(admitted: &Admitted) -> Result<Client, RunError> {
+    /// worker-manager, with that machine's credentials.
+    ///
+    /// # Errors
+    /// Where no HTTP client can be made.
+    pub fn client_of(admitted: &Admitted) -> Result<Client, RunError> {
         Ok(Client::new(admitted.identity.root_url.clone())?.with_credentials(admitted.credentials.clone()))
     }
 

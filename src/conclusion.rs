@@ -2,7 +2,7 @@
 
 use crate::boot::Boot;
 use crate::cache::{Kept, Tombstone};
-use crate::error::{RunError, Stage};
+use crate::error::{Chain, RunError, Stage};
 use crate::outcome::{Place, Retirement, RunOutcome};
 use crate::platform::InitWord;
 use crate::provider::Recognition;
@@ -52,7 +52,7 @@ pub struct Again {
 impl End {
     /// That of a worker.
     pub fn of_run(boot: &Boot, ended: Ended) -> Self {
-        let Ended { facts, run, client, redactor, last_lines, to_acknowledge, retired, signals } = ended;
+        let Ended { facts, run, habits, client, redactor, last_lines, to_acknowledge, retired, signals } = ended;
         let outcome = RunOutcome::of(facts);
         let (report, exit_code) = if outcome == RunOutcome::OurFailure {
             tracing::error!("{}", RunError::Supervision.report());
@@ -61,7 +61,6 @@ impl End {
             let code = facts.exit.exit_code();
             (worker_failure(boot, outcome, code, (&last_lines, &redactor)), code)
         };
-        let habits = boot.driver.habits(&run);
         Self {
             outcome,
             exit_code,
@@ -125,9 +124,7 @@ pub async fn conclude(boot: &Boot, mut end: End) -> Option<Again> {
 
 /// Retires a cloud's machine whose worker was to be started again, but too often.
 pub async fn give_up(boot: &Boot, again: Again) {
-    let client = Client::new(again.kept.admitted().identity.root_url.clone());
-    if let (true, Ok(client)) = (boot.is_cloud(), client) {
-        let client = client.with_credentials(again.kept.admitted().credentials.clone());
+    if let (true, Ok(client)) = (boot.is_cloud(), Boot::client_of(again.kept.admitted())) {
         let mut end = End { signals: Some(again.signals), ..End::of_nothing(boot, again.kept, client) };
         carry_out(boot, &mut end, Retirement::RemoveWorker).await;
     }
@@ -152,33 +149,27 @@ async fn carry_out(boot: &Boot, end: &mut End, retirement: Retirement) -> Option
 }
 
 async fn follow(boot: &Boot, end: &End, retirement: Retirement) {
-    let goes = match retirement {
-        Retirement::RemoveWorker | Retirement::ShutDownHost => true,
-        Retirement::Reboot | Retirement::LeaveRunning | Retirement::RestartWorker => false,
-    };
-    if goes {
-        bury(boot, end, retirement == Retirement::RemoveWorker).await;
-    }
     let report = async {
         if let Some(report) = end.report.clone() {
             let worker = end.kept.admitted().identity.worker();
             boot.reporter.send(&end.client, &worker, &end.redactor, report).await;
         }
     };
-    if retirement == Retirement::RemoveWorker {
-        // None waits for another.
-        tokio::join!(report, remove(boot, end), acknowledge(boot, end));
-        return;
-    }
-    report.await;
     match retirement {
-        Retirement::RemoveWorker => {}
+        Retirement::RemoveWorker => {
+            bury(boot, end, true).await;
+            // None waits for another.
+            tokio::join!(report, remove(boot, end), acknowledge(boot, end));
+        }
         Retirement::ShutDownHost => {
+            bury(boot, end, false).await;
+            report.await;
             acknowledge(boot, end).await;
             shut_down(boot, end.kept.admitted()).await;
         }
-        Retirement::Reboot if end.retired => {}
+        Retirement::Reboot if end.retired => report.await,
         Retirement::Reboot => {
+            report.await;
             acknowledge(boot, end).await;
             let grace = boot.config.settings.retirement.reboot_grace;
             tracing::info!("waiting {} s for the machine to be rebooted", grace.as_secs_f32());
@@ -188,7 +179,10 @@ async fn follow(boot: &Boot, end: &End, retirement: Retirement) {
                 remove(boot, end).await;
             }
         }
-        Retirement::LeaveRunning | Retirement::RestartWorker => acknowledge(boot, end).await,
+        Retirement::LeaveRunning | Retirement::RestartWorker => {
+            report.await;
+            acknowledge(boot, end).await;
+        }
     }
 }
 
@@ -272,13 +266,10 @@ pub async fn go_on_retiring(boot: &Boot, tombstone: Tombstone, mut signals: Stop
 }
 
 async fn removes(boot: &Boot, admitted: &Admitted) -> bool {
-    match Client::new(admitted.identity.root_url.clone()) {
-        Ok(client) => {
-            let client = client.with_credentials(admitted.credentials.clone());
-            retirement::remove(&client, &admitted.identity.worker(), &boot.config.settings.retirement).await
-        }
+    match Boot::client_of(admitted) {
+        Ok(client) => retirement::remove(&client, &admitted.identity.worker(), &boot.config.settings.retirement).await,
         Err(error) => {
-            tracing::error!("cannot ask worker-manager: {error}");
+            tracing::error!("cannot ask worker-manager: {}", Chain(&error));
             false
         }
     }

@@ -217,22 +217,8 @@ impl RunOutcome {
         match policy {
             RestartPolicy::Never => false,
             RestartPolicy::OnFailure => self.is_failure(),
-            RestartPolicy::Always => match self {
-                Self::Signalled | Self::Drained => false,
-                Self::Finished
-                | Self::Idle
-                | Self::RebootRequired
-                | Self::ToldToStop(_)
-                | Self::Interrupted(_)
-                | Self::CredentialsEnded
-                | Self::WorkerFailed(_)
-                | Self::Wedged
-                | Self::Killed(_)
-                | Self::OutOfMemory
-                | Self::CouldNotStart
-                | Self::LostContact
-                | Self::OurFailure => true,
-            },
+            // But somebody wanted these to end.
+            RestartPolicy::Always => !matches!(self, Self::Signalled | Self::Drained),
         }
     }
 

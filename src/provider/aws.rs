@@ -8,8 +8,8 @@
 
 use super::metadata_http::{Answer, Failure, MetadataHttp, MetadataService, Question};
 use super::{
-    Announced, Claim, Found, Notice, NoticeKind, Pace, Provider, ProviderError, Recognition, Trouble, Watch, Word,
-    cloud_time, known, plain_word, recognise_id,
+    Claim, Found, Look, Notice, NoticeKind, Pace, Poll, Provider, ProviderError, Recognition, Watch, cloud_time, known,
+    plain_word, recognise_id,
 };
 use crate::run_state::Identity;
 use async_trait::async_trait;
@@ -51,27 +51,15 @@ struct Session {
     token: Option<(String, Instant)>,
 }
 
-/// The look-out for what spot instances hear two minutes ahead.
-struct SpotWatch {
+/// What spot instances hear two minutes ahead.
+struct Spot {
     session: Session,
-    pause: Duration,
     /// Whether this is a spot instance, as far as is known.
     is_spot: Option<bool>,
-    announced: Announced,
-    current: Vec<Notice>,
-    trouble: Trouble,
 }
 
-/// The look-out for everything else.
-struct EventsWatch {
-    session: Session,
-    pause: Duration,
-    /// Whether there was a look: the first one waits for nothing.
-    looked: bool,
-    announced: Announced,
-    current: Vec<Notice>,
-    trouble: Trouble,
-}
+/// Everything else.
+struct Events(Session);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -185,68 +173,40 @@ impl Session {
     }
 }
 
-impl SpotWatch {
-    async fn look(&mut self) -> Result<(), Failure> {
+#[async_trait]
+impl Look for Spot {
+    const WANTED: &'static str = "spot interruption notices";
+
+    async fn look(&mut self) -> Result<Vec<Notice>, Failure> {
         if self.is_spot.is_none() {
             let life_cycle = self.session.ask(LIFE_CYCLE).await?;
             self.is_spot = Some(life_cycle.is_none_or(|answer| answer.text.trim() != "on-demand"));
         }
-        if self.is_spot == Some(true) {
-            let action = self.session.ask(SPOT_ACTION).await?;
-            self.current = spot_notice(action.as_ref(), None).into_iter().collect();
+        if self.is_spot == Some(false) {
+            tracing::debug!("this is no spot instance: not looking for spot notices");
+            std::future::pending::<()>().await;
         }
-        Ok(())
+        let action = self.session.ask(SPOT_ACTION).await?;
+        Ok(spot_notice(action.as_ref(), None).into_iter().collect())
     }
 }
 
 #[async_trait]
-impl Watch for SpotWatch {
-    async fn next(&mut self) -> Word {
-        loop {
-            if let Some(word) = self.announced.news(&self.current) {
-                return word;
-            }
-            if self.is_spot == Some(false) {
-                tracing::debug!("this is no spot instance: not looking for spot notices");
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(self.pause).await;
-            let looked = self.look().await;
-            self.trouble.note("spot interruption notices", looked.as_ref().err());
-        }
-    }
-}
+impl Look for Events {
+    const WANTED: &'static str = "this instance's events";
 
-impl EventsWatch {
-    async fn look(&mut self) -> Result<(), Failure> {
-        let spot = self.session.ask(TERMINATION_TIME).await?;
-        let rebalance = self.session.ask(REBALANCE).await?;
-        let target = self.session.ask(LIFECYCLE_TARGET).await?;
-        let maintenance = self.session.ask(MAINTENANCE).await?;
+    async fn look(&mut self) -> Result<Vec<Notice>, Failure> {
+        let spot = self.0.ask(TERMINATION_TIME).await?;
+        let rebalance = self.0.ask(REBALANCE).await?;
+        let target = self.0.ask(LIFECYCLE_TARGET).await?;
+        let maintenance = self.0.ask(MAINTENANCE).await?;
         let mut current: Vec<Notice> = spot_notice(None, spot.as_ref()).into_iter().collect();
         current.extend(rebalance.as_ref().and_then(rebalance_notice));
         current.extend(target.as_ref().and_then(lifecycle_notice));
         if let Some(maintenance) = &maintenance {
             current.extend(maintenance_notices(maintenance)?);
         }
-        self.current = current;
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Watch for EventsWatch {
-    async fn next(&mut self) -> Word {
-        loop {
-            if let Some(word) = self.announced.news(&self.current) {
-                return word;
-            }
-            if std::mem::replace(&mut self.looked, true) {
-                tokio::time::sleep(self.pause).await;
-            }
-            let looked = self.look().await;
-            self.trouble.note("this instance's events", looked.as_ref().err());
-        }
+        Ok(current)
     }
 }
 
@@ -302,22 +262,9 @@ impl Provider for Aws {
     }
 
     fn watches(&self) -> Vec<Box<dyn Watch>> {
-        let spot = SpotWatch {
-            session: self.session(),
-            pause: self.pace.quick,
-            is_spot: None,
-            announced: Announced::default(),
-            current: Vec::new(),
-            trouble: Trouble::default(),
-        };
-        let events = EventsWatch {
-            session: self.session(),
-            pause: self.pace.slow,
-            looked: false,
-            announced: Announced::default(),
-            current: Vec::new(),
-            trouble: Trouble::default(),
-        };
+        // The boot has looked for what spot instances hear a moment ago.
+        let spot = Poll::new(Spot { session: self.session(), is_spot: None }, self.pace.quick, true);
+        let events = Poll::new(Events(self.session()), self.pace.slow, false);
         vec![Box::new(spot), Box::new(events)]
     }
 

@@ -5,8 +5,8 @@
 
 use super::metadata_http::{Failure, MetadataHttp, MetadataService, Question};
 use super::{
-    Announced, Claim, Found, Notice, NoticeKind, Pace, Provider, ProviderError, Recognition, Trouble, Watch, Word,
-    cloud_time, known, plain_word, recognise_id,
+    Claim, Found, Look, Notice, NoticeKind, Pace, Poll, Provider, ProviderError, Recognition, Watch, cloud_time, known,
+    plain_word, recognise_id,
 };
 use crate::run_state::Identity;
 use async_trait::async_trait;
@@ -33,17 +33,11 @@ pub struct Azure {
     pace: Pace,
 }
 
-/// The look-out for scheduled events.
-struct EventsWatch {
+/// Scheduled events.
+struct EventsSource {
     metadata: MetadataHttp,
-    pause: Duration,
-    /// Whether there was a look: the first one waits for nothing.
-    looked: bool,
     /// Our name, as the events have it; asked once.
     name: Option<String>,
-    announced: Announced,
-    current: Vec<Notice>,
-    trouble: Trouble,
 }
 
 #[derive(Deserialize)]
@@ -134,8 +128,11 @@ impl Azure {
     }
 }
 
-impl EventsWatch {
-    async fn look(&mut self) -> Result<(), Failure> {
+#[async_trait]
+impl Look for EventsSource {
+    const WANTED: &'static str = "scheduled events";
+
+    async fn look(&mut self) -> Result<Vec<Notice>, Failure> {
         let name = if let Some(name) = &self.name {
             name.clone()
         } else {
@@ -149,24 +146,7 @@ impl EventsWatch {
             self.metadata.json(EVENTS, &answer).map_err(|_| Failure::Strange("the answer is no list of events"))?;
         // One event that makes no sense hides no other.
         let events = events.events.into_iter().filter_map(|event| serde_json::from_value(event).ok());
-        self.current = events.filter_map(|event| notice(event, &name)).collect();
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Watch for EventsWatch {
-    async fn next(&mut self) -> Word {
-        loop {
-            if let Some(word) = self.announced.news(&self.current) {
-                return word;
-            }
-            if std::mem::replace(&mut self.looked, true) {
-                tokio::time::sleep(self.pause).await;
-            }
-            let looked = self.look().await;
-            self.trouble.note("scheduled events", looked.as_ref().err());
-        }
+        Ok(events.filter_map(|event| notice(event, &name)).collect())
     }
 }
 
@@ -199,15 +179,8 @@ impl Provider for Azure {
     }
 
     fn watches(&self) -> Vec<Box<dyn Watch>> {
-        vec![Box::new(EventsWatch {
-            metadata: self.metadata.clone(),
-            pause: self.pace.quick,
-            looked: false,
-            name: None,
-            announced: Announced::default(),
-            current: Vec::new(),
-            trouble: Trouble::default(),
-        })]
+        let events = EventsSource { metadata: self.metadata.clone(), name: None };
+        vec![Box::new(Poll::new(events, self.pace.quick, false))]
     }
 
     /// Starts an event before its time.

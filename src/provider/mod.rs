@@ -181,6 +181,53 @@ pub trait Provider: Send + Sync {
     async fn terminate(&self, identity: &Identity) -> bool;
 }
 
+/// A source that has to be asked again and again.
+#[async_trait]
+trait Look: Send {
+    /// What is looked for, for the log.
+    const WANTED: &'static str;
+
+    /// Everything that is announced now.
+    async fn look(&mut self) -> Result<Vec<Notice>, Failure>;
+}
+
+/// A watch that looks at intervals.
+struct Poll<L> {
+    source: L,
+    pause: Duration,
+    /// Whether the next look waits: not every first one does.
+    waits: bool,
+    announced: Announced,
+    current: Vec<Notice>,
+    trouble: Trouble,
+}
+
+impl<L: Look> Poll<L> {
+    fn new(source: L, pause: Duration, waits: bool) -> Self {
+        let (announced, current, trouble) = (Announced::default(), Vec::new(), Trouble::default());
+        Self { source, pause, waits, announced, current, trouble }
+    }
+}
+
+#[async_trait]
+impl<L: Look> Watch for Poll<L> {
+    async fn next(&mut self) -> Word {
+        loop {
+            if let Some(word) = self.announced.news(&self.current) {
+                return word;
+            }
+            if std::mem::replace(&mut self.waits, true) {
+                tokio::time::sleep(self.pause).await;
+            }
+            let looked = self.source.look().await;
+            self.trouble.note(L::WANTED, looked.as_ref().err());
+            if let Ok(current) = looked {
+                self.current = current;
+            }
+        }
+    }
+}
+
 /// How often is looked.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {

@@ -6,8 +6,8 @@ use super::signals::{Request, StopSignals};
 use super::supervisor::{Action, Deadline, Event, NotRenewed, Renewed, Say, Supervisor, Terms};
 use super::tasks::{Outcome, Task};
 use crate::cache::{Cache, Kept, Tombstone};
-use crate::driver::Worker;
 use crate::driver::process::{Process, WorkerExit};
+use crate::driver::{Habits, Worker};
 use crate::logging::LogStream;
 use crate::outcome::RunFacts;
 use crate::platform::{self, InitWord, MemoryEvents, MemoryWatch};
@@ -80,6 +80,8 @@ pub struct Ended {
     pub facts: RunFacts,
     /// The run, with the newest credentials.
     pub run: RunState,
+    /// What its worker does by itself.
+    pub habits: Habits,
     /// worker-manager, with the same.
     pub client: Client,
     /// Knows the secrets of the run.
@@ -537,6 +539,7 @@ impl Loop {
             last_lines: self.traffic.last_lines(),
             to_acknowledge: self.supervisor.to_acknowledge(),
             retired: self.retired,
+            habits: self.terms.habits,
             run: self.run,
             signals,
         }

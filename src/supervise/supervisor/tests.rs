@@ -30,10 +30,6 @@ fn lease(expires: i64) -> Lease {
     Lease { expires: at(expires), secret: "secret".into() }
 }
 
-fn renewed_event(expires: i64) -> Event {
-    renewed(expires)
-}
-
 fn renewed(expires: i64) -> Event {
     let credentials =
         Credentials { client_id: format!("until-{expires}"), access_token: "token".into(), certificate: None };
@@ -169,14 +165,14 @@ fn a_mute_worker_gets_the_newest_credentials_with_its_hello_and_is_stopped_by_si
 
 #[test]
 fn a_worker_that_did_not_hear_of_its_credentials_is_drained_at_once_and_one_that_did_is_not() {
-    let renewed = || vec![(1, hello(&ALL)), (8200, renewed(100_000))];
-    let mut closed = renewed();
+    let renewal = || vec![(1, hello(&ALL)), (8200, renewed(100_000))];
+    let mut closed = renewal();
     closed.push((8201, Event::InputClosed));
     assert_eq!(last(cloud(), lease(10_000), closed), ["CredentialsEnd at 9975", "interrupt", "no Stop"]);
-    let mut later = renewed();
+    let mut later = renewal();
     later.push((9000, Event::InputClosed));
     assert_eq!(last(cloud(), lease(10_000), later), ["CredentialsEnd at 99975"]);
-    let deaf = vec![(100, renewed_event(100_000)), (120, elapsed(Deadline::Hello))];
+    let deaf = vec![(100, renewed(100_000)), (120, elapsed(Deadline::Hello))];
     assert_eq!(deeds(last(cloud(), lease(10_000), deaf)), ["interrupt"]);
 }
 
