@@ -1,5 +1,6 @@
 //! From a runner config to a worker that runs: who the machine is, its credentials, its configuration, its files.
 
+use crate::USER_AGENT;
 use crate::cache::{Cache, CacheProblem, Kept, Tombstone};
 use crate::driver::{self, Driver, Started};
 use crate::error::RunError;
@@ -49,7 +50,7 @@ pub enum Admission {
     /// A registered machine.
     Run(Kept, Client),
     /// A registered machine that can't go on.
-    Lost(Kept, Client, RunError),
+    Lost(Kept, Client, Box<RunError>),
     /// A machine whose run was over before this boot.
     Retiring(Tombstone),
 }
@@ -112,7 +113,7 @@ impl Boot {
         };
         let client = Self::client_of(kept.admitted())?;
         match (fit, kept.admitted().expired()) {
-            (Err(error), _) => Ok(Admission::Lost(kept, client, RunError::Preflight(error))),
+            (Err(error), _) => Ok(Admission::Lost(kept, client, Box::new(RunError::Preflight(error)))),
             (Ok(()), Some(expired)) => Ok(self.revive(kept, client, expired).await),
             (Ok(()), None) => Ok(Admission::Run(kept, client)),
         }
@@ -143,7 +144,7 @@ impl Boot {
                 }
             }
         }
-        Admission::Lost(kept, client, RunError::Expired { expired })
+        Admission::Lost(kept, client, Box::new(RunError::Expired { expired }))
     }
 
     /// Keeps a registration that arrives within a moment although nobody waits for it any more: it is the machine.
@@ -223,7 +224,7 @@ impl Boot {
     async fn register(&self, cache: Option<CacheProblem>) -> Result<(Kept, Client), RunError> {
         let found = self.provider.identify().await.map_err(RunError::from_provider)?;
         tracing::info!("this machine is {}, says {}", found.identity, self.config.provider.name());
-        let client = Client::new(found.identity.root_url.clone())?;
+        let client = Client::with_user_agent(found.identity.root_url.clone(), USER_AGENT)?;
         tracing::debug!("registering with {}", client.root_url());
         let admitted = registration::admit(&client, &*self.provider, found, self.is_cloud())
             .await
@@ -243,7 +244,8 @@ impl Boot {
     /// # Errors
     /// Where no HTTP client can be made.
     pub fn client_of(admitted: &Admitted) -> Result<Client, RunError> {
-        Ok(Client::new(admitted.identity.root_url.clone())?.with_credentials(admitted.credentials.clone()))
+        let client = Client::with_user_agent(admitted.identity.root_url.clone(), USER_AGENT)?;
+        Ok(client.with_credentials(admitted.credentials.clone()))
     }
 
     /// From a registered machine to a worker that has ended, or to none where the driver has none.

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use taskcluster_api::{Credentials, ExposeSecret, RootUrl, WorkerPoolId};
+use taskcluster_api::{Credentials, ExposeSecret, ProviderId, RootUrl, WorkerGroup, WorkerId, WorkerPoolId};
 
 /// A file of more bytes than this is none of ours.
 const MAX_SIZE: u64 = 256 * 1024 * 1024;
@@ -179,11 +179,11 @@ struct GoDocument {
     registration_secret: Option<String>,
     #[serde(rename = "WorkerPoolID")]
     worker_pool_id: WorkerPoolId,
-    worker_group: String,
+    worker_group: WorkerGroup,
     #[serde(rename = "WorkerID")]
-    worker_id: String,
+    worker_id: WorkerId,
     #[serde(rename = "ProviderID")]
-    provider_id: String,
+    provider_id: ProviderId,
     #[serde(default)]
     provider_metadata: Option<Map<String, Value>>,
     #[serde(default)]
@@ -426,13 +426,12 @@ impl Document {
 fn read_go(document: Map<String, Value>) -> Result<Kept, serde_json::Error> {
     use serde::de::Error;
     let go: GoDocument = serde_json::from_value(Value::Object(document))?;
-    let identifier = |text: &str| text.parse().map_err(|_| serde_json::Error::custom("an id has another shape"));
     let identity = Identity {
         root_url: go.root_url,
-        provider_id: identifier(&go.provider_id)?,
+        provider_id: go.provider_id,
         worker_pool_id: go.worker_pool_id,
-        worker_group: identifier(&go.worker_group)?,
-        worker_id: identifier(&go.worker_id)?,
+        worker_group: go.worker_group,
+        worker_id: go.worker_id,
         metadata: go.provider_metadata.unwrap_or_default(),
         location: go.worker_location.unwrap_or_default(),
     };

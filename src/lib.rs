@@ -33,3 +33,6 @@ pub mod supervise;
 
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What this program calls itself to services.
+pub const USER_AGENT: &str = concat!("worker-runner/", env!("CARGO_PKG_VERSION"));

@@ -8,8 +8,8 @@ use serde_json::Map;
 use std::time::Duration;
 use taskcluster_api::retry::Tries;
 use taskcluster_api::{
-    ApiError, Client, RegisterWorker, Registration, Renewal, ReregisterWorker, RetryPolicy, SecretString,
-    WorkerManager, WorkerName, WorkerProof,
+    ApiError, Client, ProviderId, RegisterWorker, Registration, Renewal, Repeat, ReregisterWorker, RetryPolicy,
+    SecretString, WorkerManager, WorkerName, WorkerProof,
 };
 
 /// For how long worker-manager is asked: a registration that is lost is a machine that is lost.
@@ -22,6 +22,7 @@ const REFUSAL_PATIENCE: RetryPolicy = RetryPolicy {
     longest: Duration::from_secs(10),
     total: Duration::from_secs(60),
     tries: usize::MAX,
+    repeat: Repeat::Any,
 };
 
 /// The machine was not registered.
@@ -75,21 +76,20 @@ pub async fn admit(
 async fn register(
     client: &Client,
     worker: &WorkerName,
-    provider_id: &taskcluster_api::Identifier,
+    provider_id: &ProviderId,
     proof: &WorkerProof,
 ) -> Result<Registration, ApiError> {
-    let request = RegisterWorker { worker, provider_id, proof, system_boot_time: platform::system_boot_time() };
-    WorkerManager::new(client.clone()).register_worker(request, RetryPolicy::persistent(PATIENCE)).await
+    let mut request = RegisterWorker::new(worker, provider_id, proof);
+    request.system_boot_time = platform::system_boot_time();
+    // Sent again even where the answer was lost: a static machine may register again, and for any other it is the only
+    // hope there is.
+    let client = client.with_retry(RetryPolicy::persistent(PATIENCE));
+    WorkerManager::new(client).register_worker(&request).await
 }
 
 fn admitted(identity: crate::run_state::Identity, registration: Registration) -> Admitted {
-    let Renewal { credentials, expires, secret } = registration.renewal;
-    Admitted {
-        identity,
-        credentials,
-        lease: Some(Lease { expires, secret }),
-        worker_config: registration.worker_config,
-    }
+    let Registration { credentials, expires, secret, worker_config } = registration;
+    Admitted { identity, credentials, lease: Some(Lease { expires, secret }), worker_config }
 }
 
 /// Credentials could not be renewed.
@@ -108,8 +108,8 @@ pub enum RenewalError {
 /// # Errors
 /// What worker-manager says. A lost answer has killed the secret all the same.
 pub async fn renew(client: &Client, worker: &WorkerName, secret: &SecretString) -> Result<Renewal, RenewalError> {
-    let request = ReregisterWorker { worker, secret };
-    let renewed = WorkerManager::new(client.clone()).reregister_worker(request, RetryPolicy::NONE).await;
+    let request = ReregisterWorker::new(worker, secret);
+    let renewed = WorkerManager::new(client.with_retry(RetryPolicy::NONE)).reregister_worker(&request).await;
     renewed.map_err(|error| match error.status() {
         Some(400 | 403) => RenewalError::Refused(error),
         Some(_) | None => RenewalError::Failed(error),

@@ -14,7 +14,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use taskcluster_api::{Client, Credentials, ReportWorkerError, RetryPolicy, WorkerManager, WorkerName};
+use taskcluster_api::{
+    ApiError, Client, Credentials, Failure, Repeat, ReportWorkerError, RetryPolicy, WorkerManager, WorkerName,
+};
 
 /// A string of a secret that is shorter than this may be any word, and is no secret by itself.
 const SHORTEST_SECRET: usize = 8;
@@ -64,10 +66,13 @@ impl Reporter {
             tracing::debug!("not reported again: {}", report.title);
             return;
         }
-        let (service, timeout) = (WorkerManager::new(client.clone()), self.settings.timeout);
-        let policy = RetryPolicy { total: timeout, ..RetryPolicy::DEFAULT };
-        match tokio::time::timeout(timeout, service.report_worker_error(worker, report, policy)).await {
-            Ok(Ok(())) => {
+        let timeout = self.settings.timeout;
+        // The same report twice is better than none.
+        let policy = RetryPolicy { total: timeout, repeat: Repeat::Any, ..RetryPolicy::DEFAULT };
+        let service = WorkerManager::new(client.with_retry(policy));
+        match tokio::time::timeout(timeout, service.report_worker_error(worker, report)).await {
+            // An answer that makes no sense is still that of a service that took the report.
+            Ok(Ok(_) | Err(ApiError { failure: Failure::Decode(_), .. })) => {
                 tracing::info!("reported to worker-manager: {title}");
                 self.note(failure).await;
             }

@@ -14,8 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Has worker-manager remove the machine, with patience; a refusal ends that at once. Whether it does.
 pub async fn remove(client: &Client, worker: &WorkerName, settings: &RetirementSettings) -> bool {
     tracing::info!("asking worker-manager to remove this worker and its machine");
-    let policy = RetryPolicy::persistent(settings.removal);
-    match WorkerManager::new(client.clone()).remove_worker(worker, policy).await {
+    let client = client.with_retry(RetryPolicy::persistent(settings.removal));
+    match WorkerManager::new(client).remove_worker(worker).await {
         Ok(()) => {
             tracing::info!("worker-manager removes this machine");
             true

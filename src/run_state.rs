@@ -9,7 +9,9 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
-use taskcluster_api::{Credentials, Identifier, Renewal, RootUrl, SecretString, WorkerName, WorkerPoolId};
+use taskcluster_api::{
+    Credentials, ProviderId, Renewal, RootUrl, SecretString, WorkerGroup, WorkerId, WorkerName, WorkerPoolId,
+};
 
 /// Who this machine is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,13 +20,13 @@ pub struct Identity {
     /// The deployment it belongs to.
     pub root_url: RootUrl,
     /// The provider in worker-manager's configuration.
-    pub provider_id: Identifier,
+    pub provider_id: ProviderId,
     /// The pool it works for.
     pub worker_pool_id: WorkerPoolId,
     /// Its group.
-    pub worker_group: Identifier,
+    pub worker_group: WorkerGroup,
     /// Its id.
-    pub worker_id: Identifier,
+    pub worker_id: WorkerId,
     /// What the provider says of the machine: `instance-type`, `region` and so on.
     pub metadata: Map<String, Value>,
     /// Where it is: `cloud`, `region` and so on.

@@ -62,10 +62,9 @@ pub enum FormError {
 /// # Errors
 /// Where the service refuses, or what it gives is of no known form.
 pub async fn fetch(client: &Client, pool: &WorkerPoolId) -> Result<Share, SecretsError> {
-    let secrets = Secrets::new(client.clone());
+    let secrets = Secrets::new(client.with_retry(RetryPolicy::persistent(PATIENCE)));
     let names = [format!("worker-type:{pool}"), format!("worker-pool:{pool}")];
-    let retry = RetryPolicy::persistent(PATIENCE);
-    let ask = async |name: String, may_be_forbidden: bool| match secrets.get(&name, retry).await {
+    let ask = async |name: String, may_be_forbidden: bool| match secrets.get(&name).await {
         Ok(secret) => Ok(read(secret.secret, Source::Secret(name))?),
         Err(error) if error.class() == ErrorClass::Absent => {
             tracing::info!("there is no secret {name}");

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::path::Path;
-use taskcluster_api::{Credentials, Identifier, RootUrl, WorkerPoolId};
+use taskcluster_api::{Credentials, RootUrl, WorkerPoolId};
 
 /// What stands for a value that only a boot brings.
 const LATER: &str = "known-at-boot";
@@ -148,7 +148,7 @@ fn unregistered(provider: &ProviderConfig) -> Admitted {
     let (identity, credentials) = match provider {
         ProviderConfig::Static(config) => (config.host.identity(config.provider_id.clone(), "static"), later()),
         ProviderConfig::Standalone(config) => {
-            (config.host.identity(placeholder(), "standalone"), config.credentials.clone())
+            (config.host.identity(placeholder_of(LATER), "standalone"), config.credentials.clone())
         }
         ProviderConfig::Aws | ProviderConfig::Azure | ProviderConfig::Google => (of_cloud(provider.name()), later()),
     };
@@ -160,17 +160,13 @@ fn of_cloud(cloud: &str) -> Identity {
     let root_url: RootUrl = placeholder_of(&format!("https://{LATER}"));
     Identity {
         root_url,
-        provider_id: placeholder(),
+        provider_id: placeholder_of(LATER),
         worker_pool_id: pool,
-        worker_group: placeholder(),
-        worker_id: placeholder(),
+        worker_group: placeholder_of(LATER),
+        worker_id: placeholder_of(LATER),
         metadata: Map::new(),
         location: BTreeMap::from([("cloud".to_owned(), cloud.to_owned())]),
     }
-}
-
-fn placeholder() -> Identifier {
-    placeholder_of(LATER)
 }
 
 fn placeholder_of<T: std::str::FromStr>(text: &str) -> T {

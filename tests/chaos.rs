@@ -135,7 +135,7 @@ impl Life {
             world.latency = Duration::from_millis(latency);
             world.taskcluster.credentials_life = Duration::from_millis(life);
             let secret = json!({"config": {"key": "canary-value-of-a-secret"}, "files": [file]});
-            world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), secret);
+            world.taskcluster.put_secret(format!("worker-pool:{pool}"), secret);
         });
     }
 

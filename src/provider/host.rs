@@ -5,7 +5,7 @@ use super::{Claim, Found, Provider, ProviderError, Recognition, Watch};
 use crate::run_state::Identity;
 use crate::runner_config::{HostConfig, StandaloneConfig, StaticConfig};
 use async_trait::async_trait;
-use taskcluster_api::{Identifier, WorkerProof};
+use taskcluster_api::{ProviderId, WorkerProof};
 
 /// A machine that worker-manager knows by a shared secret.
 pub struct StaticHost(StaticConfig);
@@ -64,10 +64,10 @@ impl Provider for StaticHost {
 #[async_trait]
 impl Provider for Standalone {
     async fn identify(&self) -> Result<Found, ProviderError> {
-        let provider_id: Identifier = Self::PROVIDER_ID.parse().map_err(|_| ProviderError::Field {
+        let provider_id: ProviderId = Self::PROVIDER_ID.parse().map_err(|_| ProviderError::Field {
             url: "standalone".into(),
             field: "providerId",
-            problem: Identifier::EXPECTED.into(),
+            problem: ProviderId::EXPECTED.into(),
         })?;
         let identity = self.0.host.identity(provider_id, "standalone");
         Ok(Found { identity, claim: Claim::Preissued(self.0.credentials.clone()) })

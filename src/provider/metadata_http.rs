@@ -1,6 +1,7 @@
 //! The clouds' metadata services: plain HTTP on the link, never through a proxy, up whenever the network is.
 
 use super::ProviderError;
+use crate::USER_AGENT;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -166,7 +167,7 @@ impl MetadataHttp {
             None => format!("http://{host}{folder}"),
         };
         let client = taskcluster_api::plain_http_client()
-            .and_then(|builder| Ok(builder.no_proxy().connect_timeout(CONNECT).build()?))
+            .and_then(|builder| Ok(builder.user_agent(USER_AGENT).no_proxy().connect_timeout(CONNECT).build()?))
             .map_err(MetadataError::Client)?;
         Ok(Self { client, base: base.into(), seal, answered: Arc::default(), began: Instant::now() })
     }

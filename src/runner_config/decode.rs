@@ -10,7 +10,7 @@ use super::{
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use taskcluster_api::{Credentials, Identifier, SecretString, WorkerPoolId};
+use taskcluster_api::{Credentials, ProviderId, SecretString, WorkerGroup, WorkerId, WorkerPoolId};
 
 /// The pipes' usual name.
 const DEFAULT_PROTOCOL_PIPE: &str = r"\\.\pipe\generic-worker";
@@ -115,7 +115,7 @@ fn decode_provider(mut table: Table<'_, '_>, sections: &mut Sections) -> Option<
 
 fn decode_static(table: &mut Table<'_, '_>) -> Option<StaticConfig> {
     let host = decode_host(table);
-    let provider_id = identifier(table, &["providerID", "providerId"]);
+    let provider_id = table.required(&["providerID", "providerId"], ProviderId::EXPECTED);
     let expected = "the secret of this worker's definition in worker-manager";
     let secret = table.required_string(&["staticSecret"], expected);
     if let Some(secret) = &secret {
@@ -156,8 +156,8 @@ fn decode_host(table: &mut Table<'_, '_>) -> Option<HostConfig> {
     let root_url = table.required(&["rootURL", "rootUrl"], "the http or https URL of the deployment");
     let names = ["workerPoolID", "workerPoolId"];
     let worker_pool_id = table.required(&names, WorkerPoolId::EXPECTED);
-    let worker_group = identifier(table, &["workerGroup"]);
-    let worker_id = identifier(table, &["workerID", "workerId"]);
+    let worker_group = table.required(&["workerGroup"], WorkerGroup::EXPECTED);
+    let worker_id = table.required(&["workerID", "workerId"], WorkerId::EXPECTED);
     let provider_metadata = object(table, &["providerMetadata"]);
     let worker_location = strings(table, &["workerLocation"]);
     Some(HostConfig {
@@ -168,10 +168,6 @@ fn decode_host(table: &mut Table<'_, '_>) -> Option<HostConfig> {
         provider_metadata: provider_metadata?,
         worker_location: worker_location?,
     })
-}
-
-fn identifier(table: &mut Table<'_, '_>, names: &[&'static str]) -> Option<Identifier> {
-    table.required(names, Identifier::EXPECTED)
 }
 
 #[derive(Clone, Copy)]

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use taskcluster_api::{Credentials, Identifier, RootUrl, WorkerPoolId};
+use taskcluster_api::{Credentials, ProviderId, RootUrl, WorkerGroup, WorkerId, WorkerPoolId};
 
 /// A file of more bytes than this is refused.
 const MAX_SIZE: u64 = 128 * 1024 * 1024;
@@ -65,7 +65,7 @@ pub struct StaticConfig {
     /// The machine's name and deployment.
     pub host: HostConfig,
     /// The provider in worker-manager's configuration.
-    pub provider_id: Identifier,
+    pub provider_id: ProviderId,
     /// The secret that worker-manager and this machine share.
     pub static_secret: SecretString,
 }
@@ -87,9 +87,9 @@ pub struct HostConfig {
     /// The pool it works for.
     pub worker_pool_id: WorkerPoolId,
     /// Its group.
-    pub worker_group: Identifier,
+    pub worker_group: WorkerGroup,
     /// Its id.
-    pub worker_id: Identifier,
+    pub worker_id: WorkerId,
     /// What the worker is told of the machine.
     pub provider_metadata: Map<String, Value>,
     /// Where it is.
@@ -98,7 +98,7 @@ pub struct HostConfig {
 
 impl HostConfig {
     /// The machine that this describes. `cloud` is the word in its location.
-    pub fn identity(&self, provider_id: Identifier, cloud: &str) -> Identity {
+    pub fn identity(&self, provider_id: ProviderId, cloud: &str) -> Identity {
         let mut location = BTreeMap::from([("cloud".to_owned(), cloud.to_owned())]);
         location.extend(self.worker_location.clone());
         Identity {

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use taskcluster_api::{Client, Renewal, ReportWorkerError, RetryPolicy, WorkerManager};
+use taskcluster_api::{Client, Renewal, ReportWorkerError, WorkerManager};
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -452,7 +452,7 @@ impl Loop {
         let (client, worker) = (self.client.clone(), self.run.admitted.identity.worker());
         self.spawn(Task::Question, async move {
             let service = WorkerManager::new(client);
-            let answer = service.should_worker_terminate(&worker, RetryPolicy::DEFAULT).await;
+            let answer = service.should_worker_terminate(&worker).await;
             Outcome::ManagerSays(match answer {
                 Ok(answer) => Some(Ok(answer.terminate.then_some(answer.reason))),
                 // Nobody answers that question to this client.

@@ -154,7 +154,7 @@ fn a_dummy_worker_prints_the_state_without_secrets() {
         fixture.machine.config["worker"] = json!({"implementation": "dummy"});
         let pool = fixture.pool();
         fixture.simulator.world(|world| {
-            world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), json!({"key": "canary-secret"}));
+            world.taskcluster.put_secret(format!("worker-pool:{pool}"), json!({"key": "canary-secret"}));
         });
         let finished = fixture.boot();
         finished.assert_code(0);
@@ -181,8 +181,8 @@ fn layers_merge_in_order_in_both_forms_of_registration_and_secrets() {
         let pool = fixture.pool();
         fixture.simulator.world(|world| {
             world.taskcluster.worker_config = registration;
-            world.taskcluster.secrets.insert(format!("worker-type:{pool}"), legacy_secret.clone());
-            world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), secret);
+            world.taskcluster.put_secret(format!("worker-type:{pool}"), legacy_secret.clone());
+            world.taskcluster.put_secret(format!("worker-pool:{pool}"), secret);
         });
         fixture.boot().assert_code(0);
         let config = fixture.worker_config();
@@ -205,7 +205,7 @@ fn files_come_from_the_pool_and_from_secrets() {
             file(&plain, "#!/bin/sh\n", &json!({})), file(&mode, "x", &json!({"mode": "0640"})),
         ]}});
         let secret = json!({"config": {}, "files": [file(&private, "canary", &json!({}))]});
-        world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), secret);
+        world.taskcluster.put_secret(format!("worker-pool:{pool}"), secret);
     });
     fixture.boot().assert_code(0);
     for (path, content, expected) in [(plain, "#!/bin/sh\n", 0o755), (private, "canary", 0o600), (mode, "x", 0o640)] {
@@ -228,7 +228,7 @@ fn a_forbidden_legacy_secret_is_no_fault_and_a_forbidden_other_one_is() {
     for (name, code) in [("worker-type", 0), ("worker-pool", 15)] {
         let fixture = Fixture::new(CloudKind::Static);
         let secret = format!("{name}:{}", fixture.pool());
-        fixture.simulator.world(|world| world.taskcluster.forbidden_secrets.push(secret));
+        fixture.simulator.world(|world| world.taskcluster.denied_scopes.push(format!("secrets:get:{secret}")));
         fixture.boot().assert_code(code);
     }
 }

@@ -24,10 +24,7 @@ fn a_second_boot_asks_nobody_and_gives_the_worker_the_same_bytes() {
         fixture.simulator.world(|world| {
             let file =
                 json!({"description": "d", "path": file, "content": "aGk=", "encoding": "base64", "format": "file"});
-            world
-                .taskcluster
-                .secrets
-                .insert(format!("worker-pool:{pool}"), json!({"config": {"a": 1}, "files": [file]}));
+            world.taskcluster.put_secret(format!("worker-pool:{pool}"), json!({"config": {"a": 1}, "files": [file]}));
         });
         fixture.boot().assert_code(67);
         let first = fs::read(fixture.machine.worker_config()).unwrap();

@@ -98,7 +98,7 @@ fn a_failure_after_registration_is_reported_and_retires_a_cloud_machine() {
     for (kind, removals) in [(CloudKind::Azure, 1), (CloudKind::Static, 0)] {
         let fixture = Fixture::new(kind);
         let secret = format!("worker-pool:{}", fixture.pool());
-        fixture.simulator.world(|world| world.taskcluster.forbidden_secrets.push(secret));
+        fixture.simulator.world(|world| world.taskcluster.denied_scopes.push(format!("secrets:get:{secret}")));
         fixture.boot().assert_code(15).assert_logged("getting the worker pool's secrets");
         let (removed, reports) =
             fixture.simulator.world(|world| (world.taskcluster.removals, world.taskcluster.reports.clone()));
@@ -178,7 +178,7 @@ fn a_slow_secrets_service_is_waited_for() {
     let fixture = Fixture::new(CloudKind::Static);
     let pool = fixture.pool();
     fixture.simulator.world(|world| {
-        world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), json!({"a": 1}));
+        world.taskcluster.put_secret(format!("worker-pool:{pool}"), json!({"a": 1}));
     });
     fixture.simulator.fault("/secrets/", 1, Fault::SlowBody(Duration::from_millis(5)));
     fixture.boot().assert_code(0);

@@ -75,7 +75,7 @@ fn fault_05_a_cached_run_does_not_merge_the_runner_config_again() {
     fixture.machine.config["workerConfig"] = json!({"list": [1], "who": "runner"});
     let pool = fixture.pool();
     fixture.simulator.world(|world| {
-        world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), json!({"list": [2], "who": "secret"}));
+        world.taskcluster.put_secret(format!("worker-pool:{pool}"), json!({"list": [2], "who": "secret"}));
     });
     fixture.boot().assert_code(0);
     let first = fs::read(fixture.machine.worker_config()).unwrap();

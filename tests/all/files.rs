@@ -187,7 +187,7 @@ fn a_zip_from_a_secret_is_private_where_it_says_no_mode() {
     let fixture = Fixture::new(CloudKind::Google);
     let (target, pool) = (fixture.path("target"), fixture.pool());
     let secret = json!({"files": [spec(&target, &zip, "zip")]});
-    fixture.simulator.world(|world| world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), secret));
+    fixture.simulator.world(|world| world.taskcluster.put_secret(format!("worker-pool:{pool}"), secret));
     fixture.boot().assert_code(0);
     let mode = |name: &str| fs::metadata(target.join(name)).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode("key"), mode("tool")), (0o600, 0o755));

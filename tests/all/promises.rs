@@ -90,7 +90,7 @@ fn boot_with_canaries(kind: CloudKind, case: Option<(&str, Fault)>) {
     fixture.simulator.world(|world| {
         world.taskcluster.credentials_life = Duration::from_secs(31);
         let secret = json!({"config": {"key": "canary-value"}, "files": [file]});
-        world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), secret);
+        world.taskcluster.put_secret(format!("worker-pool:{pool}"), secret);
     });
     let what = format!("{} {case:?}", kind.name());
     if let Some((matches, fault)) = case {
@@ -125,7 +125,7 @@ fn metadata_is_never_asked_through_a_proxy_and_taskcluster_is() {
     // Nobody listens there.
     command.env("http_proxy", "http://127.0.0.1:1").env_remove("no_proxy").env_remove("NO_PROXY");
     let mut running = crate::support::Running::spawn(&mut command);
-    running.wait_for("registerWorker failed (no answer");
+    running.wait_for("registerWorker failed (no connection");
     assert!(fixture.simulator.count("/latest/user-data") > 0 && fixture.simulator.count("/worker/register") == 0);
     running.signal(nix::sys::signal::Signal::SIGKILL);
     running.finish();
@@ -161,13 +161,14 @@ fn secrets_leave_their_type_in_known_places_only() {
     places.sort();
     let expected = [
         ("cache.rs", 3),          // written to the private cache
-        ("client.rs", 1),         // hidden in what a service quotes
+        ("client.rs", 2),         // hidden in what a service quotes
+        ("credentials.rs", 8),    // credentials as JSON; their certificate; the codes of temporary ones
         ("docker_worker.rs", 2),  // the worker's own configuration
         ("generic_worker.rs", 2), // the worker's own configuration
         ("message.rs", 2),        // told to the worker
+        ("registration.rs", 1),   // proofs, sent to worker-manager
         ("report.rs", 7),         // taken out of what becomes public
         ("sign.rs", 2),           // signing
-        ("worker_manager.rs", 7), // proofs and the renewal's secret, sent to worker-manager
     ];
     assert_eq!(places, expected.map(|(file, count)| (file.to_owned(), count)));
 }

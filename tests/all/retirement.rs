@@ -380,7 +380,7 @@ fn the_workers_last_lines_are_reported_where_that_is_wanted_without_secrets() {
     fixture.machine.config["report"] = json!({"workerLogLines": 3});
     fixture.simulator.world(|world| {
         let secret = json!({"config": {"deep": [{"key": "canary-value"}]}});
-        world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), secret);
+        world.taskcluster.put_secret(format!("worker-pool:{pool}"), secret);
     });
     let token = "canary-access-token-1-0123456789abcdef";
     fixture.machine.script = json!([
@@ -400,7 +400,7 @@ fn the_workers_last_lines_are_reported_where_that_is_wanted_without_secrets() {
 fn the_same_failure_is_reported_once_however_often_we_are_started() {
     let mut fixture = Fixture::new(CloudKind::Static);
     let secret = format!("worker-pool:{}", fixture.pool());
-    fixture.simulator.world(|world| world.taskcluster.forbidden_secrets.push(secret));
+    fixture.simulator.world(|world| world.taskcluster.denied_scopes.push(format!("secrets:get:{secret}")));
     fixture.boot().assert_code(15);
     fixture.boot().assert_code(15);
     let reports = || fixture.simulator.world(|world| world.taskcluster.reports.len());
@@ -408,7 +408,7 @@ fn the_same_failure_is_reported_once_however_often_we_are_started() {
     let noted = fs::read_to_string(fixture.path("start-worker-reports.json")).unwrap();
     assert!(!noted.contains("secrets"), "hashes only: {noted}");
     // Another failure is another report, and after its time the same one is told again.
-    fixture.simulator.world(|world| world.taskcluster.forbidden_secrets.clear());
+    fixture.simulator.world(|world| world.taskcluster.denied_scopes.clear());
     fixture.machine.script = json!(["hello", {"exit": 3}]);
     fixture.boot().assert_code(3);
     let reports = || fixture.simulator.world(|world| world.taskcluster.reports.len());
@@ -424,7 +424,7 @@ fn what_the_worker_reports_is_public_too() {
     let mut fixture = Fixture::new(CloudKind::Google);
     let pool = fixture.pool();
     fixture.simulator.world(|world| {
-        world.taskcluster.secrets.insert(format!("worker-pool:{pool}"), json!({"config": {"key": "canary-value"}}));
+        world.taskcluster.put_secret(format!("worker-pool:{pool}"), json!({"config": {"key": "canary-value"}}));
     });
     let report = json!({"message": {"type": "error-report", "kind": "k", "title": "canary-value!", "description": "d canary-value",
         "extra": {"canary-value": ["canary-value"]}}});

@@ -79,7 +79,7 @@ fn furnish(simulator: &Simulator) {
         world.taskcluster.worker_config =
             json!({"genericWorker": {"config": {"idleTimeoutSecs": 300}, "files": [file]}});
         let secret = json!({"config": {"signingKey": "canary-secret-value"}});
-        world.taskcluster.secrets.insert(format!("worker-pool:{}", world.cloud.launch.worker_pool_id), secret);
+        world.taskcluster.put_secret(format!("worker-pool:{}", world.cloud.launch.worker_pool_id), secret);
     });
 }
 

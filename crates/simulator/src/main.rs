@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use simulator::boot::{self, BootOptions};
+use simulator::serve::{self, ServeOptions};
 use simulator::worker;
 use std::process::ExitCode;
 
@@ -17,6 +18,8 @@ struct Cli {
 enum Command {
     /// Boot a machine with a real start-worker and show what happens
     Boot(BootOptions),
+    /// Serve worker-manager and secrets on loopback, to be talked to by anything, until it is ended
+    Serve(ServeOptions),
 }
 
 fn main() -> ExitCode {
@@ -31,12 +34,17 @@ fn main() -> ExitCode {
         };
     }
     match Cli::parse().command {
-        Command::Boot(options) => match boot::boot(&options) {
-            Ok(code) => code.into(),
-            Err(error) => {
-                eprintln!("simulator: {error}");
-                ExitCode::FAILURE
-            }
-        },
+        Command::Boot(options) => ended(boot::boot(&options)),
+        Command::Serve(options) => ended(serve::serve(&options).map(|()| 0)),
+    }
+}
+
+fn ended(result: std::io::Result<u8>) -> ExitCode {
+    match result {
+        Ok(code) => code.into(),
+        Err(error) => {
+            eprintln!("simulator: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::cloud::{Cloud, CloudKind, Launch};
 use crate::fault::{Fault, Rule};
 use crate::record::Record;
-use crate::taskcluster::{Request as ApiRequest, Taskcluster};
+use crate::taskcluster::{OPERATOR, Request as ApiRequest, Taskcluster};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
@@ -67,14 +67,20 @@ impl Simulator {
     /// # Errors
     /// Where there is none.
     pub fn start(setup: &Setup) -> io::Result<Self> {
-        let listener = StdListener::bind("127.0.0.1:0")?;
+        Self::start_on(setup, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// Starts a simulation on this address.
+    ///
+    /// # Errors
+    /// Where it can't be had.
+    pub fn start_on(setup: &Setup, address: SocketAddr) -> io::Result<Self> {
+        let listener = StdListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            world: Mutex::new(World::new(setup, &format!("http://{address}"))),
-            recorded: Condvar::new(),
-            changed: Notify::new(),
-        });
+        let mut world = World::new(setup, &format!("http://{address}"));
+        world.taskcluster.launch(&world.cloud);
+        let shared = Arc::new(Shared { world: Mutex::new(world), recorded: Condvar::new(), changed: Notify::new() });
         let (stop, stopped) = oneshot::channel();
         let served = Arc::clone(&shared);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -92,6 +98,16 @@ impl Simulator {
     /// Where it listens: the metadata service and the root URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// A client that may do everything in this deployment.
+    ///
+    /// # Errors
+    /// Where there can't be one.
+    pub fn operator(&self) -> io::Result<taskcluster_api::Client> {
+        let root_url = self.url().parse().map_err(io::Error::other)?;
+        let client = taskcluster_api::Client::new(root_url).map_err(io::Error::other)?;
+        Ok(client.with_credentials(taskcluster_api::Credentials::new(OPERATOR.0, OPERATOR.1)))
     }
 
     /// Looks at the state, or changes it. What waits for a change of the metadata looks again.

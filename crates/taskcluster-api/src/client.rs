@@ -1,14 +1,17 @@
 //! One call: URL, signature, deadline, bounded answer, retries.
 
 use crate::credentials::Credentials;
-use crate::error::{ApiError, Chain, ErrorClass, Failure, from_json};
+use crate::endpoint::{Endpoint, Method};
+use crate::environment::{Environment, EnvironmentError};
+use crate::error::{ApiError, Chain, ErrorClass, Failure, RequestInfo, from_json};
 use crate::ids::RootUrl;
-use crate::retry::{RetryPolicy, Tries};
-use crate::{sign, tls};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use crate::retry::{Repeat, RetryPolicy, Tries};
+use crate::sign::{self, Signer};
+use crate::tls;
+use reqwest::Response;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
-use reqwest::{Method, Response};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::sync::Arc;
@@ -22,25 +25,20 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// A service's `Retry-After` is honoured up to this.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 
-/// What `encodeURIComponent` leaves as it is.
-const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'!')
-    .remove(b'~')
-    .remove(b'*')
-    .remove(b'\'')
-    .remove(b'(')
-    .remove(b')');
-
-/// A deployment, a connection pool, the credentials and what is known of the service's clock. Cheap to clone.
+/// A deployment, a connection pool, the credentials, and what is known of the service's clock.
+///
+/// Clones share the connections and the clock. A call takes the endpoint's own time a try (30 s, or 2 min for
+/// registrations) or that of [`Client::with_timeout`], and tries again as [`Client::with_retry`] says: it ends after
+/// [`RetryPolicy::total`] and one such time at the latest. Dropping a call's future cancels the call: nothing goes on
+/// behind it, though the service may have done by then what it was asked for.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
     root_url: RootUrl,
-    credentials: Option<Credentials>,
+    signer: Option<Signer>,
     clock: Arc<Clock>,
+    retry: RetryPolicy,
+    timeout: Option<Duration>,
 }
 
 /// The HTTP client could not be made.
@@ -48,33 +46,88 @@ pub struct Client {
 #[error("cannot make an HTTP client")]
 pub struct NewClientError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
-/// One call, as the API reference describes it.
+/// A client can't be made from the environment.
+#[derive(Debug, thiserror::Error)]
+pub enum FromEnvironmentError {
+    /// A variable is missing or wrong.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// The HTTP client could not be made.
+    #[error(transparent)]
+    Client(#[from] NewClientError),
+}
+
+/// One call.
 pub(crate) struct Call<'a> {
-    pub(crate) name: &'static str,
-    pub(crate) method: Method,
-    pub(crate) service: &'static str,
-    pub(crate) path: &'a [&'a str],
+    pub(crate) endpoint: &'static Endpoint,
+    /// Those of the path, in its order.
+    pub(crate) arguments: &'a [&'a str],
+    pub(crate) query: &'a [(&'a str, &'a str)],
     pub(crate) body: Option<Value>,
-    pub(crate) signed: bool,
-    /// How long one try may take.
-    pub(crate) timeout: Duration,
-    pub(crate) retry: RetryPolicy,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(endpoint: &'static Endpoint, arguments: &'a [&'a str]) -> Self {
+        Self { endpoint, arguments, query: &[], body: None }
+    }
 }
 
 impl Client {
-    /// A client without credentials.
+    /// A client without credentials: its calls are not signed, and the service takes them for anonymous ones.
     ///
     /// # Errors
     /// Where TLS can't be set up.
     pub fn new(root_url: RootUrl) -> Result<Self, NewClientError> {
-        let http = tls::http_client(&root_url).map_err(NewClientError)?;
-        Ok(Self { http, root_url, credentials: None, clock: Arc::default() })
+        Self::with_user_agent(root_url, concat!("taskcluster-api/", env!("CARGO_PKG_VERSION")))
     }
 
-    /// The same client, signing with these credentials; connections and clock are shared.
+    /// The same, calling itself something else.
+    ///
+    /// # Errors
+    /// Where TLS can't be set up.
+    pub fn with_user_agent(root_url: RootUrl, user_agent: &str) -> Result<Self, NewClientError> {
+        let http = tls::http_client(&root_url, user_agent).map_err(NewClientError)?;
+        let (clock, retry) = (Arc::default(), RetryPolicy::DEFAULT);
+        Ok(Self { http, root_url, signer: None, clock, retry, timeout: None })
+    }
+
+    /// A client with what [`Environment`] finds.
+    ///
+    /// # Errors
+    /// Where a variable is missing or wrong, or TLS can't be set up.
+    pub fn from_environment() -> Result<Self, FromEnvironmentError> {
+        let Environment { root_url, credentials } = Environment::read()?;
+        let client = Self::new(root_url)?;
+        Ok(credentials.map(|credentials| client.with_credentials(credentials)).unwrap_or(client))
+    }
+
+    /// The same client, signing with these credentials.
     #[must_use]
     pub fn with_credentials(&self, credentials: Credentials) -> Self {
-        Self { credentials: Some(credentials), ..self.clone() }
+        Self { signer: Some(Signer { credentials, authorized_scopes: None }), ..self.clone() }
+    }
+
+    /// The same client, whose calls may use these of the credentials' scopes only. Without credentials there is nothing
+    /// to restrict.
+    #[must_use]
+    pub fn with_authorized_scopes(&self, scopes: Vec<String>) -> Self {
+        let mut client = self.clone();
+        if let Some(signer) = &mut client.signer {
+            signer.authorized_scopes = Some(scopes);
+        }
+        client
+    }
+
+    /// The same client, trying again in another way. [`RetryPolicy::DEFAULT`] is what a client begins with.
+    #[must_use]
+    pub fn with_retry(&self, retry: RetryPolicy) -> Self {
+        Self { retry, ..self.clone() }
+    }
+
+    /// The same client, with this much time for each try of any call.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout: Some(timeout), ..self.clone() }
     }
 
     /// The deployment.
@@ -88,14 +141,80 @@ impl Client {
         self.clock.0.load(Ordering::Relaxed)
     }
 
-    pub(crate) async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, ApiError> {
-        let mut tries = Tries::begin(call.retry);
+    /// The URL of a GET with its signature in it (a Hawk bewit): whoever has it can make this one call until
+    /// `valid_for` from now by the service's clock, without any credentials. Nobody is asked.
+    ///
+    /// ```
+    /// # use taskcluster_api::{Client, Credentials, ExposeSecret, endpoint};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::new("https://taskcluster.example.com".parse()?)?
+    ///     .with_credentials(Credentials::new("me", "token"));
+    /// let url = client.signed_url(&endpoint::secrets::GET, &["garbage/a"], &[], Duration::from_secs(60))?;
+    /// assert!(url.expose_secret().starts_with("https://taskcluster.example.com/api/secrets/v1/secret/garbage%2Fa?bewit="));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Where the endpoint is no GET, the arguments are not those of its path, or there are no credentials.
+    pub fn signed_url(
+        &self,
+        endpoint: &'static Endpoint,
+        arguments: &[&str],
+        query: &[(&str, &str)],
+        valid_for: Duration,
+    ) -> Result<SecretString, ApiError> {
+        let call = Call { endpoint, arguments, query, body: None };
+        let refuse = |problem: String| self.error(&call, Failure::Request(problem));
+        if endpoint.method != Method::Get {
+            return Err(refuse("only the URL of a GET can be signed".to_owned()));
+        }
+        let signer = self.signer.as_ref().ok_or_else(|| refuse("it needs credentials".to_owned()))?;
+        let url = self.url(&call).map_err(|failure| self.error(&call, failure))?;
+        let now = self.clock.service_time(SystemTime::now());
+        let expiry = now.checked_add(valid_for).ok_or_else(|| refuse("it would be valid for ever".to_owned()))?;
+        signer.signed_url(url, expiry).map_err(refuse)
+    }
+
+    /// A call whose answer is of interest.
+    pub(crate) async fn call<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, ApiError> {
+        let answer = self.answer(call).await?;
+        from_json(&answer).map_err(|problem| self.error(call, Failure::Decode(problem)))
+    }
+
+    /// A call that takes a document.
+    pub(crate) async fn call_with<T: DeserializeOwned>(
+        &self,
+        mut call: Call<'_>,
+        body: &(impl Serialize + Sync),
+    ) -> Result<T, ApiError> {
+        self.give(&mut call, body)?;
+        self.call(&call).await
+    }
+
+    /// Gives the call its document.
+    pub(crate) fn give(&self, call: &mut Call<'_>, body: &impl Serialize) -> Result<(), ApiError> {
+        let body = serde_json::to_value(body);
+        call.body = Some(body.map_err(|_| self.error(call, Failure::Request("its payload is no JSON".to_owned())))?);
+        Ok(())
+    }
+
+    /// A call whose answer holds nothing that the API promises.
+    pub(crate) async fn perform(&self, call: &Call<'_>) -> Result<(), ApiError> {
+        self.answer(call).await.map(drop)
+    }
+
+    async fn answer(&self, call: &Call<'_>) -> Result<Vec<u8>, ApiError> {
+        let mut tries = Tries::begin(self.retry);
         loop {
-            let error = match self.call_once(&call).await {
+            let error = match self.call_once(call).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => error,
+                Err(failure) => self.error(call, failure),
             };
-            if !error.is_retryable() {
+            let may_repeat =
+                call.endpoint.idempotent || self.retry.repeat == Repeat::Any || error.is_certainly_undone();
+            if !error.is_retryable() || !may_repeat {
                 return Err(error);
             }
             let Some(pause) = tries.next_pause(error.retry_after().map(|asked| asked.min(MAX_RETRY_AFTER))) else {
@@ -103,7 +222,7 @@ impl Client {
             };
             tracing::warn!(
                 "{} failed ({}); trying again in {:.1} s",
-                call.name,
+                call.endpoint,
                 Chain(&error.failure),
                 pause.as_secs_f32()
             );
@@ -112,54 +231,66 @@ impl Client {
     }
 
     /// One try; two where the first one shows that our clock is off.
-    async fn call_once<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, ApiError> {
-        match self.exchange(call).await {
-            Err(error) if call.signed && error.class() == ErrorClass::Clock && self.clock.correct(&error.failure) => {
-                self.exchange(call).await
+    async fn call_once(&self, call: &Call<'_>) -> Result<Vec<u8>, Failure> {
+        let url = self.url(call)?;
+        match self.exchange(call, &url).await {
+            Err(failure) if failure.class() == ErrorClass::Clock && self.clock.correct(&failure) => {
+                self.exchange(call, &url).await
             }
             result => result,
         }
     }
 
-    async fn exchange<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, ApiError> {
-        let text = self.url(call);
-        let result = match Url::parse(&text) {
-            Ok(url) => self.send(call, url).await,
-            Err(error) => Err(Failure::Request(error.to_string())),
-        };
-        result.map_err(|failure| ApiError { call: call.name, url: text, failure })
+    pub(crate) fn error(&self, call: &Call<'_>, failure: Failure) -> ApiError {
+        let url = format!("{}{}", self.root_url, call.endpoint.path(call.arguments));
+        ApiError { endpoint: call.endpoint, url, failure }
     }
 
-    fn url(&self, call: &Call<'_>) -> String {
-        let mut url = format!("{}/api/{}/v1", self.root_url, call.service);
-        for segment in call.path {
-            url.push('/');
-            url.extend(utf8_percent_encode(segment, PATH_SEGMENT));
+    fn url(&self, call: &Call<'_>) -> Result<Url, Failure> {
+        // A path with a segment less would be another call.
+        if call.endpoint.arguments().count() != call.arguments.len() || call.arguments.contains(&"") {
+            return Err(Failure::Request("an argument of its path is empty".to_owned()));
         }
-        url
+        // Dots alone are a way up the path, even encoded.
+        if call.arguments.iter().any(|argument| matches!(*argument, "." | "..")) {
+            return Err(Failure::Request("an argument of its path is no name".to_owned()));
+        }
+        let text = format!("{}{}", self.root_url, call.endpoint.path(call.arguments));
+        let mut url = Url::parse(&text).map_err(|error| Failure::Request(error.to_string()))?;
+        if !call.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(call.query);
+        }
+        Ok(url)
     }
 
     /// What an answer must not be quoted with, should a service or a proxy echo it.
     fn secrets_of(&self, call: &Call<'_>) -> Vec<String> {
         let mut secrets = Vec::new();
-        if let Some(credentials) = &self.credentials {
-            secrets.push(credentials.access_token.expose_secret().to_owned());
+        if let Some(signer) = &self.signer {
+            secrets.push(signer.credentials.access_token.expose_secret().to_owned());
         }
-        for key in ["secret", "workerIdentityProof"] {
+        for key in ["secret", "workerIdentityProof", "providerInfo"] {
             collect_texts(call.body.as_ref().and_then(|body| body.get(key)), &mut secrets);
         }
         secrets
     }
 
-    async fn send<T: DeserializeOwned>(&self, call: &Call<'_>, url: Url) -> Result<T, Failure> {
+    async fn exchange(&self, call: &Call<'_>, url: &Url) -> Result<Vec<u8>, Failure> {
+        let timeout = self.timeout.unwrap_or(call.endpoint.timeout);
         let body = call.body.as_ref().map(|body| body.to_string().into_bytes());
-        let mut request = self.http.request(call.method.clone(), url.clone()).timeout(call.timeout);
-        if call.signed {
-            let credentials =
-                self.credentials.as_ref().ok_or_else(|| Failure::Request("it needs credentials".to_owned()))?;
+        let method = match call.endpoint.method {
+            Method::Get => reqwest::Method::GET,
+            Method::Put => reqwest::Method::PUT,
+            Method::Post => reqwest::Method::POST,
+            Method::Delete => reqwest::Method::DELETE,
+        };
+        let mut request = self.http.request(method, url.clone()).timeout(timeout);
+        // What asks for no scopes is taken from anybody: a registration shows its proof instead.
+        if let Some(signer) = self.signer.as_ref().filter(|_| !call.endpoint.scopes.is_empty()) {
             let now = self.clock.service_time(SystemTime::now());
-            let value = sign::authorization(credentials, (call.method.as_str(), &url), body.as_deref(), now)
-                .map_err(Failure::Request)?;
+            let method = call.endpoint.method.as_str();
+            let value =
+                signer.authorization((method, url), body.as_deref(), now, sign::nonce()).map_err(Failure::Request)?;
             let mut header = reqwest::header::HeaderValue::try_from(value)
                 .map_err(|_| Failure::Request("the client id does not fit into a header".to_owned()))?;
             header.set_sensitive(true);
@@ -168,19 +299,19 @@ impl Client {
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, sign::CONTENT_TYPE).body(body);
         }
-        let response = request.send().await.map_err(|error| transport(error, call.timeout))?;
+        let response = request.send().await.map_err(|error| transport(error, timeout))?;
         let status = response.status();
-        tracing::debug!("{} {url} answered {}", call.method, status.as_u16());
+        tracing::debug!("{} {url} answered {}", call.endpoint.method.as_str(), status.as_u16());
         let headers = response.headers().clone();
         let body = read_body(response).await.map_err(|error| match error {
             BodyError::TooLarge => Failure::TooLarge(MAX_ANSWER),
-            BodyError::Broken(error) => transport(error, call.timeout),
+            BodyError::Broken(error) => transport(error, timeout),
         })?;
         if !status.is_success() {
             let secrets = self.secrets_of(call);
             return Err(refusal(status.as_u16(), &headers, &body, &secrets));
         }
-        from_json(&body).map_err(Failure::Decode)
+        Ok(body)
     }
 }
 
@@ -210,7 +341,9 @@ async fn read_body(mut response: Response) -> Result<Vec<u8>, BodyError> {
 }
 
 fn transport(error: reqwest::Error, timeout: Duration) -> Failure {
-    if error.is_timeout() && !error.is_connect() {
+    if error.is_connect() {
+        Failure::Connect(error.without_url().into())
+    } else if error.is_timeout() {
         Failure::Timeout(timeout)
     } else {
         Failure::Transport(error.without_url().into())
@@ -238,9 +371,22 @@ fn refusal(status: u16, headers: &HeaderMap, body: &[u8], secrets: &[String]) ->
         status,
         code: text("code").map(|code| code.chars().take(100).collect()),
         message: message.unwrap_or_default(),
+        request_info: document.as_ref().and_then(|document| request_info(document.get("requestInfo")?)),
         retry_after,
         date,
     }
+}
+
+/// `requestInfo` without its `payload`, which may hold secrets.
+fn request_info(document: &Value) -> Option<RequestInfo> {
+    let text = |name: &str| Some(document.get(name)?.as_str()?.chars().take(100).collect());
+    let params = document.get("params").and_then(Value::as_object).cloned().unwrap_or_default();
+    let short = |value: Value| value.as_str().map(|text| text.chars().take(200).collect::<String>());
+    Some(RequestInfo {
+        method: text("method")?,
+        params: params.into_iter().filter_map(|(name, value)| Some((name, short(value)?))).collect(),
+        time: text("time").and_then(|time: String| time.parse().ok()),
+    })
 }
 
 /// How far the service's clock is ahead of ours, in seconds.

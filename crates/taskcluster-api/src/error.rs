@@ -1,5 +1,8 @@
 //! What can go wrong in a call, and whether trying again makes sense.
 
+use crate::endpoint::Endpoint;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -7,8 +10,8 @@ use std::time::{Duration, SystemTime};
 /// A call that failed.
 #[derive(Debug)]
 pub struct ApiError {
-    /// The API's name of the call, such as `registerWorker`.
-    pub call: &'static str,
+    /// The call.
+    pub endpoint: &'static Endpoint,
     /// Where it was sent.
     pub url: String,
     /// What happened.
@@ -18,7 +21,10 @@ pub struct ApiError {
 /// What happened to a call.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// No answer: name resolution, connection, TLS, or a connection that broke.
+    /// No connection: name resolution, TCP, TLS. The service has seen nothing of the call.
+    #[error("no connection")]
+    Connect(#[source] Box<dyn Error + Send + Sync>),
+    /// A connection that broke. The service may have done what it was asked for.
     #[error("no answer")]
     Transport(#[source] Box<dyn Error + Send + Sync>),
     /// No whole answer within this time.
@@ -33,6 +39,8 @@ pub enum Failure {
         code: Option<String>,
         /// The service's message, without the block that echoes the request.
         message: String,
+        /// What the service says of the request.
+        request_info: Option<RequestInfo>,
         /// When the service asks to be tried again.
         retry_after: Option<Duration>,
         /// The service's clock.
@@ -47,6 +55,17 @@ pub enum Failure {
     /// The request could not be made.
     #[error("the request cannot be made: {0}")]
     Request(String),
+}
+
+/// `requestInfo` of a Taskcluster error, without the payload that it echoes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestInfo {
+    /// The API's name of the call.
+    pub method: String,
+    /// The arguments of its path.
+    pub params: BTreeMap<String, String>,
+    /// When the service took it.
+    pub time: Option<Timestamp>,
 }
 
 /// What is wrong with a body. Names fields and types, never values.
@@ -77,19 +96,24 @@ pub enum ErrorClass {
     Clock,
 }
 
+impl Failure {
+    /// What to do about it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Connect(_) | Self::Transport(_) | Self::Timeout(_) | Self::Status { status: 429 | 500..=599, .. } => {
+                ErrorClass::Retry
+            }
+            Self::Status { status: 404, .. } => ErrorClass::Absent,
+            Self::Status { status: 401, message, .. } if message.contains("Stale timestamp") => ErrorClass::Clock,
+            Self::Status { .. } | Self::TooLarge(_) | Self::Decode(_) | Self::Request(_) => ErrorClass::Refused,
+        }
+    }
+}
+
 impl ApiError {
     /// What to do about it.
     pub fn class(&self) -> ErrorClass {
-        match &self.failure {
-            Failure::Transport(_) | Failure::Timeout(_) | Failure::Status { status: 429 | 500..=599, .. } => {
-                ErrorClass::Retry
-            }
-            Failure::Status { status: 404, .. } => ErrorClass::Absent,
-            Failure::Status { status: 401, message, .. } if message.contains("Stale timestamp") => ErrorClass::Clock,
-            Failure::Status { .. } | Failure::TooLarge(_) | Failure::Decode(_) | Failure::Request(_) => {
-                ErrorClass::Refused
-            }
-        }
+        self.failure.class()
     }
 
     /// Whether the same call may work later.
@@ -97,11 +121,22 @@ impl ApiError {
         self.class() == ErrorClass::Retry
     }
 
+    /// Whether the service has certainly not done what it was asked for, so that even a call that must not be made
+    /// twice can be made again.
+    pub fn is_certainly_undone(&self) -> bool {
+        match &self.failure {
+            Failure::Connect(_) | Failure::Request(_) => true,
+            Failure::Status { status, .. } => (400..500).contains(status),
+            Failure::Transport(_) | Failure::Timeout(_) | Failure::TooLarge(_) | Failure::Decode(_) => false,
+        }
+    }
+
     /// The HTTP status, where there was an answer that is no success.
     pub fn status(&self) -> Option<u16> {
         match &self.failure {
             Failure::Status { status, .. } => Some(*status),
-            Failure::Transport(_)
+            Failure::Connect(_)
+            | Failure::Transport(_)
             | Failure::Timeout(_)
             | Failure::TooLarge(_)
             | Failure::Decode(_)
@@ -113,7 +148,8 @@ impl ApiError {
     pub fn retry_after(&self) -> Option<Duration> {
         match &self.failure {
             Failure::Status { retry_after, .. } => *retry_after,
-            Failure::Transport(_)
+            Failure::Connect(_)
+            | Failure::Transport(_)
             | Failure::Timeout(_)
             | Failure::TooLarge(_)
             | Failure::Decode(_)
@@ -124,7 +160,7 @@ impl ApiError {
 
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.call, self.url)
+        write!(f, "{} ({})", self.endpoint, self.url)
     }
 }
 
@@ -173,13 +209,13 @@ fn decode_error(error: &serde_path_to_error::Error<serde_json::Error>) -> Decode
     let words = inner.to_string();
     let problem = if inner.is_syntax() || inner.is_eof() {
         format!("it is no JSON (line {}, column {})", inner.line(), inner.column())
-    } else if let Some(expected) = words.rfind(", expected ").map(|at| &words[at + 2..]) {
-        let end = expected.rfind(" at line ").unwrap_or(expected.len());
-        let expected = &expected[..end];
-        let expected = if expected.starts_with("expected struct ") { "expected an object" } else { expected };
+    } else if let Some((_, expected)) = words.rsplit_once(", expected ") {
+        let expected = expected.rsplit_once(" at line ").map_or(expected, |(expected, _)| expected);
+        let expected = format!("expected {expected}");
+        let expected = if expected.starts_with("expected struct ") { "expected an object" } else { &expected };
         format!("found {}, {expected}", wrong_type(&words))
     } else if words.starts_with("missing field") {
-        words[..words.find(" at line ").unwrap_or(words.len())].to_owned()
+        words.split(" at line ").next().unwrap_or_default().to_owned()
     } else {
         "its value is not valid".to_owned()
     };

@@ -70,7 +70,7 @@ impl fmt::Display for RootUrl {
     }
 }
 
-/// Why a text is no id of its kind.
+/// Why a text is no id of its kind: says what one looks like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{expected}")]
 pub struct InvalidId {
@@ -100,12 +100,12 @@ impl WorkerPoolId {
 
     /// The half before the slash.
     pub fn provisioner_id(&self) -> &str {
-        &self.text[..self.slash]
+        self.text.get(..self.slash).unwrap_or_default()
     }
 
     /// The half after the slash.
     pub fn worker_type(&self) -> &str {
-        &self.text[self.slash + 1..]
+        self.text.get(self.slash + 1..).unwrap_or_default()
     }
 }
 
@@ -145,48 +145,83 @@ impl fmt::Display for WorkerPoolId {
     }
 }
 
-/// A provider id, worker group or worker id: 1 to 38 letters, digits, `-` and `_`.
-///
-/// The pattern is that of `worker-full.json` in worker-manager's schemas.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Identifier(String);
+/// An id that is a text of a certain shape.
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $expected:expr, $valid:path) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
 
-impl Identifier {
-    /// What an identifier looks like, for messages.
-    pub const EXPECTED: &str = "1 to 38 letters, digits, `-` and `_`";
+        impl $name {
+            /// What it looks like, for messages.
+            pub const EXPECTED: &str = $expected;
 
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                if $valid(text) { Ok(Self(text.to_owned())) } else { Err(InvalidId { expected: Self::EXPECTED }) }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
 }
 
-impl FromStr for Identifier {
-    type Err = InvalidId;
+/// What an id looks like that is chosen by people or clouds.
+const IDENTIFIER: &str = "1 to 38 letters, digits, `-` and `_`";
 
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        if is_identifier(text) { Ok(Self(text.to_owned())) } else { Err(InvalidId { expected: Self::EXPECTED }) }
-    }
+id! {
+    /// The id of a provider in worker-manager's configuration. The pattern is that of `worker-full.json`.
+    ProviderId, IDENTIFIER, is_identifier
+}
+id! {
+    /// A worker's group, such as a region or a rack. The pattern is that of `worker-full.json`.
+    WorkerGroup, IDENTIFIER, is_identifier
+}
+id! {
+    /// A worker's id within its group. The pattern is that of `worker-full.json`.
+    WorkerId, IDENTIFIER, is_identifier
+}
+id! {
+    /// The id of a launch configuration within its pool. The pattern is that of `worker-full.json`.
+    LaunchConfigId, IDENTIFIER, is_identifier
+}
+id! {
+    /// The id of a task or an error: a random UUID as 22 characters. The pattern is that of `task-run.json`.
+    SlugId, "22 letters, digits, `-` and `_` that are a random UUID", is_slug_id
 }
 
-impl TryFrom<String> for Identifier {
-    type Error = InvalidId;
-    fn try_from(text: String) -> Result<Self, InvalidId> {
-        text.parse()
-    }
-}
-
-impl From<Identifier> for String {
-    fn from(id: Identifier) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for Identifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+/// Base64 over the 16 bytes of a version 4 UUID.
+fn is_slug_id(text: &str) -> bool {
+    use base64::Engine;
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
+    let uuid: Option<[u8; 16]> = bytes.try_into().ok();
+    uuid.is_some_and(|[.., sixth, _, eighth, _, _, _, _, _, _, _]| sixth >> 4 == 4 && eighth >> 6 == 2)
 }
 
 fn is_identifier(text: &str) -> bool {
@@ -196,7 +231,7 @@ fn is_identifier(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{RootUrl, WorkerPoolId};
+    use super::{RootUrl, SlugId, WorkerGroup, WorkerPoolId};
 
     #[test]
     fn root_urls_lose_their_slash_and_must_be_http() {
@@ -223,6 +258,18 @@ mod tests {
         let long = format!("p/{}", "a".repeat(39));
         for bad in ["", "p", "p/", "/w", "p/w/x", "p/W", "p/1w", "p/w-", "p q/w", &long] {
             assert!(bad.parse::<WorkerPoolId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn other_ids_have_their_pattern() {
+        assert!("us-west_2A".parse::<WorkerGroup>().is_ok());
+        for bad in ["", "a b", "a/b", "ä", &"a".repeat(39)] {
+            assert!(bad.parse::<WorkerGroup>().is_err(), "{bad}");
+        }
+        assert!("fN1SbArXTPSVFNUvaOlinQ".parse::<SlugId>().is_ok());
+        for bad in ["", "fN1SbArXTPSVFNUvaOlin", "fN1SbArXXPSVFNUvaOlinQ", "fN1SbArXTPxVFNUvaOlinR"] {
+            assert!(bad.parse::<SlugId>().is_err(), "{bad}");
         }
     }
 }

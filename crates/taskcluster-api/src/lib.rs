@@ -1,32 +1,48 @@
-//! Typed clients for Taskcluster's worker-manager and secrets services.
-//!
-//! One [`Client`] holds the connection pool, the credentials and the clock offset; [`WorkerManager`] and
-//! [`Secrets`] are thin views of it with a method a call, named as the API reference names it. Every call has
-//! a deadline, a bounded answer and an error that says whether trying again makes sense ([`ApiError::class`]).
-//!
-//! Nothing here logs, prints or puts into an error the value of a credential, a certificate or a secret.
+#![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 mod client;
 mod credentials;
+mod environment;
 mod error;
 mod ids;
-mod secrets;
+mod open_enum;
+mod pages;
+mod probes;
 mod sign;
 mod time;
 mod tls;
-mod worker_manager;
 
+pub mod endpoint;
 pub mod retry;
+pub mod secrets;
+pub mod worker_manager;
 
-pub use client::{Client, NewClientError};
-pub use credentials::Credentials;
-pub use error::{ApiError, Chain, Decode, ErrorClass, Failure, from_json};
-pub use ids::{Identifier, InvalidId, InvalidRootUrl, RootUrl, WorkerPoolId};
-pub use retry::RetryPolicy;
+pub use client::{Client, FromEnvironmentError, NewClientError};
+pub use credentials::{Certificate, Credentials, InvalidCertificate, Temporary, TemporaryError};
+pub use environment::{Environment, EnvironmentError};
+pub use error::{ApiError, Chain, Decode, ErrorClass, Failure, RequestInfo, from_json};
+pub use ids::{
+    InvalidId, InvalidRootUrl, LaunchConfigId, ProviderId, RootUrl, SlugId, WorkerGroup, WorkerId, WorkerPoolId,
+};
+pub use pages::{Items, List, Page, PageBody, Pages};
+pub use probes::ServiceVersion;
+pub use retry::{Repeat, RetryPolicy};
 pub use secrecy::{ExposeSecret, SecretString};
 pub use secrets::{Secret, Secrets};
 pub use tls::plain_http_client;
 pub use worker_manager::{
-    RegisterWorker, Registration, Renewal, ReportWorkerError, ReregisterWorker, ShouldTerminate, WorkerManager,
-    WorkerName, WorkerProof,
+    RegisterWorker, Registration, Renewal, ReportWorkerError, ReregisterWorker, StaticSecret, Worker, WorkerManager,
+    WorkerName, WorkerPool, WorkerProof, WorkerState,
 };

@@ -14,11 +14,29 @@ pub struct RetryPolicy {
     pub total: Duration,
     /// How many tries there are at most, the first included.
     pub tries: usize,
+    /// Which calls may be sent again although the service may have done them already.
+    pub repeat: Repeat,
+}
+
+/// Which calls may be sent again although the service may have done them already. One that has certainly not been done
+/// (no connection, or 429) is sent again in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// Those that do no more the second time: all but `registerWorker`, `reregisterWorker` and `reportWorkerError`.
+    Idempotent,
+    /// Those three too: whoever asks knows what becomes of it.
+    Any,
 }
 
 impl RetryPolicy {
     /// One try.
-    pub const NONE: Self = Self { first: Duration::ZERO, longest: Duration::ZERO, total: Duration::ZERO, tries: 1 };
+    pub const NONE: Self = Self {
+        first: Duration::ZERO,
+        longest: Duration::ZERO,
+        total: Duration::ZERO,
+        tries: 1,
+        repeat: Repeat::Idempotent,
+    };
 
     /// Five more tries within a minute: for calls whose failure somebody is waiting for.
     pub const DEFAULT: Self = Self {
@@ -26,11 +44,18 @@ impl RetryPolicy {
         longest: Duration::from_secs(10),
         total: Duration::from_secs(60),
         tries: 6,
+        repeat: Repeat::Idempotent,
     };
 
-    /// As often as it takes within `total`, quickly at first, later up to 30 s apart.
+    /// As often as it takes within `total`, quickly at first, later up to 30 s apart, whatever the call does.
     pub const fn persistent(total: Duration) -> Self {
-        Self { first: Duration::from_millis(100), longest: Duration::from_secs(15), total, tries: usize::MAX }
+        Self {
+            first: Duration::from_millis(100),
+            longest: Duration::from_secs(15),
+            total,
+            tries: usize::MAX,
+            repeat: Repeat::Any,
+        }
     }
 
     /// The pauses, without end but for `tries`: each twice the one before, each with jitter of its own size.

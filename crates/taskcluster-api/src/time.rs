@@ -1,21 +1,49 @@
-//! Times as the services write them.
+//! Times as the services write them: RFC 3339, with milliseconds where we write.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-/// A time of which the far end of the calendar means "never".
-pub(crate) fn clamped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+/// Writes a time. Used by `#[serde(with)]`.
+pub(crate) fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{time:.3}"))
+}
+
+/// Reads a time, of which the far end of the calendar means "never".
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse(&text).ok_or_else(|| D::Error::custom("this is no time"))
 }
 
-/// A time that nothing depends on: what can't be read is none.
-pub(crate) fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
-    Ok(serde_json::Value::deserialize(deserializer)?.as_str().and_then(parse))
+/// The same for a time that may be missing.
+pub(crate) mod option {
+    use super::{Deserialize, Deserializer, Error, Serializer, Timestamp, parse};
+
+    #[allow(clippy::ref_option)] // serde's form
+    pub(crate) fn serialize<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => super::serialize(time, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+        parse(&text).map(Some).ok_or_else(|| D::Error::custom("this is no time"))
+    }
 }
 
+/// Any date-time of RFC 3339. What is beyond our calendar's end is its end; more digits than nanoseconds are cut.
 fn parse(text: &str) -> Option<Timestamp> {
-    text.parse().ok().or_else(|| text.starts_with("9999-12-3").then_some(Timestamp::MAX))
+    let parsed = text.parse().ok();
+    parsed.or_else(|| shortened(text)?.parse().ok()).or_else(|| text.starts_with("9999-12-3").then_some(Timestamp::MAX))
+}
+
+/// The text with nine digits of the second's fraction at most.
+fn shortened(text: &str) -> Option<String> {
+    let (before, after) = text.split_once('.')?;
+    let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+    let (fraction, zone) = after.split_at_checked(digits)?;
+    Some(format!("{before}.{}{zone}", fraction.get(..9).unwrap_or(fraction)))
 }
 
 #[cfg(test)]
@@ -28,5 +56,20 @@ mod tests {
         assert_eq!(parse("9999-12-31T23:59:59.000Z"), Some(Timestamp::MAX));
         assert!(parse("2999-01-01T00:00:00.000Z").is_some_and(|time| time < Timestamp::MAX));
         assert_eq!(parse("soon"), None);
+    }
+
+    #[test]
+    fn any_form_of_rfc_3339_is_read_and_one_is_written() {
+        for (text, expected) in [
+            ("2026-11-21T10:20:30Z", "2026-11-21T10:20:30.000Z"),
+            ("2026-11-21t10:20:30.5z", "2026-11-21T10:20:30.500Z"),
+            ("2026-11-21T12:20:30+02:00", "2026-11-21T10:20:30.000Z"),
+            ("2026-11-21T10:20:30.1234567890123456-00:00", "2026-11-21T10:20:30.123Z"),
+            ("2016-12-31T23:59:60Z", "2016-12-31T23:59:59.000Z"),
+            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00.000Z"),
+        ] {
+            let time = parse(text).unwrap_or_else(|| panic!("{text} is a time"));
+            assert_eq!(format!("{time:.3}"), expected, "{text}");
+        }
     }
 }

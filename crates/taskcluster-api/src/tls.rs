@@ -13,9 +13,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// A client that trusts the system's certificate authorities (companies have their own; `SSL_CERT_FILE` and
 /// `SSL_CERT_DIR` name others), or the bundled ones where the system has none. It takes proxies from the
 /// environment, offers HTTP/2, and follows no redirect: a signature is for one URL only.
-pub(crate) fn http_client(root_url: &RootUrl) -> Result<reqwest::Client, BoxError> {
+pub(crate) fn http_client(root_url: &RootUrl, user_agent: &str) -> Result<reqwest::Client, BoxError> {
     let roots = if root_url.is_https() { trusted_roots()? } else { RootCertStore::empty() };
-    Ok(builder(roots)?.connect_timeout(CONNECT_TIMEOUT).build()?)
+    Ok(builder(roots)?.user_agent(user_agent).connect_timeout(CONNECT_TIMEOUT).build()?)
 }
 
 /// What a client for plain HTTP is made from: it trusts nobody's certificate and follows no redirect.
@@ -32,10 +32,7 @@ fn builder(roots: RootCertStore) -> Result<reqwest::ClientBuilder, BoxError> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("worker-runner/", env!("CARGO_PKG_VERSION"))))
+    Ok(reqwest::Client::builder().tls_backend_preconfigured(tls).redirect(reqwest::redirect::Policy::none()))
 }
 
 fn trusted_roots() -> Result<RootCertStore, BoxError> {
