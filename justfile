@@ -12,6 +12,10 @@ test:
 boot provider="google":
     cargo run --bin simulator -- boot {{provider}}
 
+# A simulated Taskcluster that stays, for anything to talk to.
+serve:
+    cargo run --bin simulator -- serve
+
 # The time from start-worker's start to the worker's first instruction, against what the network alone takes.
 bench:
     cargo bench --bench boot

@@ -122,7 +122,7 @@ impl Boot {
     /// Credentials that have ended by this machine's clock, which worker-manager may know better.
     async fn revive(&self, mut kept: Kept, client: Client, expired: Timestamp) -> Admission {
         let worker = kept.admitted().identity.worker();
-        let mut tries = Tries::begin(RetryPolicy { total: REVIVAL, ..RetryPolicy::DEFAULT });
+        let mut tries = Tries::begin(RetryPolicy::persistent(REVIVAL));
         while let Some(lease) = kept.admitted().lease.clone() {
             match registration::renew(&client, &worker, &lease.secret).await {
                 Ok(renewal) => {

@@ -214,6 +214,11 @@ impl Cache {
         Self::new(config.cache_over_restarts.clone(), &folder, config.provider.name())
     }
 
+    /// Where anything of a run may be: for whoever deletes it.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.path.iter().chain([&self.tombstone]).cloned().collect()
+    }
+
     /// Whether runs are kept.
     pub fn keeps(&self) -> bool {
         self.path.is_some()

@@ -108,11 +108,13 @@ pub enum Stage {
     Supervision,
     /// A bug of ours.
     Bug,
+    /// A command for a fleet's operators.
+    Fleet,
 }
 
 impl Stage {
     /// Every stage, in the order of its code.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::CommandLine,
         Self::RunnerConfig,
         Self::Provider,
@@ -126,6 +128,7 @@ impl Stage {
         Self::Start,
         Self::Supervision,
         Self::Bug,
+        Self::Fleet,
     ];
 
     /// The exit code. None is 0 to 2, 64 to 84, 101, or 126 and more: those are the worker's, the shell's and
@@ -145,6 +148,7 @@ impl Stage {
             Self::Start => 19,
             Self::Supervision => 20,
             Self::Bug => 21,
+            Self::Fleet => 22,
         }
     }
 
@@ -164,6 +168,7 @@ impl Stage {
             Self::Start => "the worker could not be started",
             Self::Supervision => "a part of start-worker failed beside a running worker",
             Self::Bug => "a bug in start-worker",
+            Self::Fleet => "enroll, unenroll, errors or workers failed",
         }
     }
 
@@ -183,6 +188,7 @@ impl Stage {
             Self::Start => "start",
             Self::Supervision => "supervision",
             Self::Bug => "bug",
+            Self::Fleet => "fleet",
         }
     }
 }
@@ -249,14 +255,14 @@ impl RunError {
 
     /// The error with its causes and its hint, in lines, for the log of this machine.
     pub fn report(&self) -> String {
-        self.describe(&causes(self))
+        describe(self, &causes(self), self.hint())
     }
 
     /// The same for everybody's eyes: without the causes where those tell of what came from a secret.
     pub fn public_report(&self) -> String {
         match self {
             Self::Files(_) | Self::Configuration(_) | Self::Secrets(SecretsError::Form(_)) | Self::System(_) => {
-                self.describe(&[])
+                describe(self, &[], self.hint())
             }
             Self::RunnerConfig(_)
             | Self::Provider(_)
@@ -272,18 +278,23 @@ impl RunError {
             | Self::Bug => self.report(),
         }
     }
+}
 
-    fn describe(&self, causes: &[String]) -> String {
-        let mut text = format!("failed while {self}");
-        for cause in causes {
-            // A cause that says nothing new is left out.
-            if !text.contains(cause) {
-                let _ = write!(text, "\n  because: {cause}");
-            }
+/// An error with its causes and its hint, in lines.
+pub fn report(error: &dyn Error, hint: &str) -> String {
+    describe(error, &causes(error), hint)
+}
+
+fn describe(error: &dyn Error, causes: &[String], hint: &str) -> String {
+    let mut text = format!("failed while {error}");
+    for cause in causes {
+        // A cause that says nothing new is left out.
+        if !text.contains(cause) {
+            let _ = write!(text, "\n  because: {cause}");
         }
-        let _ = write!(text, "\n  hint: {}", self.hint());
-        text
     }
+    let _ = write!(text, "\n  hint: {hint}");
+    text
 }
 
 fn registration_hint(error: &RegistrationError) -> &'static str {

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod run;
 
 pub mod check;
+pub mod fleet;
 pub mod show_config;
 
 pub mod boot;

@@ -7,7 +7,8 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 use tracing::Level;
 use worker_runner::cli::{Cli, Command};
-use worker_runner::error::{RunError, Stage};
+use worker_runner::error::{RunError, Stage, report};
+use worker_runner::fleet::{self, FleetError};
 use worker_runner::logging::{self, LogStream};
 use worker_runner::run::{RunOptions, run};
 use worker_runner::{VERSION, check, platform, show_config};
@@ -60,6 +61,10 @@ fn dispatch(cli: Cli, log: &LogStream) -> u8 {
         }
         (Some(Command::Check(arguments)), None) => check::check(&arguments).map_err(RunError::from),
         (Some(Command::ShowConfig(arguments)), None) => show_config::show(&arguments).map(|()| 0),
+        (Some(Command::Enroll(arguments)), None) => ask(fleet::enroll(&arguments)),
+        (Some(Command::Unenroll(arguments)), None) => ask(fleet::unenroll(&arguments)),
+        (Some(Command::Workers(arguments)), None) => ask(fleet::workers(&arguments)),
+        (Some(Command::Errors(arguments)), None) => ask(fleet::errors(&arguments)),
         (None, Some(runner_config)) => {
             let metadata_service = cli.metadata_service.unwrap_or_default();
             boot(RunOptions { runner_config, metadata_service }, log)
@@ -72,6 +77,18 @@ fn dispatch(cli: Cli, log: &LogStream) -> u8 {
     result.unwrap_or_else(|error| {
         tracing::error!("{}", error.report());
         error.stage().exit_code()
+    })
+}
+
+/// What people ask a deployment.
+fn ask(question: impl Future<Output = Result<(), FleetError>>) -> Result<u8, RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::System)?;
+    Ok(match runtime.block_on(question) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!("{}", report(&error, error.hint()));
+            Stage::Fleet.exit_code()
+        }
     })
 }
 

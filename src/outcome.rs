@@ -168,7 +168,8 @@ impl RunOutcome {
             | Stage::Configuration
             | Stage::Files
             | Stage::Supervision
-            | Stage::Bug => Self::OurFailure,
+            | Stage::Bug
+            | Stage::Fleet => Self::OurFailure,
         }
     }
 

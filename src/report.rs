@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use taskcluster_api::{
-    ApiError, Client, Credentials, Failure, Repeat, ReportWorkerError, RetryPolicy, WorkerManager, WorkerName,
+    ApiError, Client, Credentials, Failure, ReportWorkerError, RetryPolicy, WorkerManager, WorkerName,
 };
 
 /// A string of a secret that is shorter than this may be any word, and is no secret by itself.
@@ -68,8 +68,7 @@ impl Reporter {
         }
         let timeout = self.settings.timeout;
         // The same report twice is better than none.
-        let policy = RetryPolicy { total: timeout, repeat: Repeat::Any, ..RetryPolicy::DEFAULT };
-        let service = WorkerManager::new(client.with_retry(policy));
+        let service = WorkerManager::new(client.with_retry(RetryPolicy::persistent(timeout)));
         match tokio::time::timeout(timeout, service.report_worker_error(worker, report)).await {
             // An answer that makes no sense is still that of a service that took the report.
             Ok(Ok(_) | Err(ApiError { failure: Failure::Decode(_), .. })) => {

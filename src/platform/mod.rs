@@ -68,6 +68,14 @@ pub enum Access {
     Write,
 }
 
+/// The deployment and the credentials that Taskcluster's own variables name.
+///
+/// # Errors
+/// Which variable is missing or wrong.
+pub fn taskcluster_environment() -> Result<taskcluster_api::Environment, taskcluster_api::EnvironmentError> {
+    taskcluster_api::Environment::read()
+}
+
 /// The value of `START_WORKER_LOG`.
 pub fn log_level_from_environment() -> Option<String> {
     env::var("START_WORKER_LOG").ok().filter(|value| !value.is_empty())

@@ -12,6 +12,7 @@ mod failures;
 mod faults;
 #[cfg(unix)]
 mod files;
+mod fleet;
 #[cfg(unix)]
 mod interruptions;
 #[cfg(unix)]

@@ -161,13 +161,15 @@ fn secrets_leave_their_type_in_known_places_only() {
     places.sort();
     let expected = [
         ("cache.rs", 3),          // written to the private cache
-        ("client.rs", 2),         // hidden in what a service quotes
+        ("client.rs", 4),         // hidden in what a service quotes
         ("credentials.rs", 8),    // credentials as JSON; their certificate; the codes of temporary ones
         ("docker_worker.rs", 2),  // the worker's own configuration
+        ("enroll.rs", 2),         // the secret in a config that was enrolled before, told to worker-manager again
         ("generic_worker.rs", 2), // the worker's own configuration
         ("message.rs", 2),        // told to the worker
         ("registration.rs", 1),   // proofs, sent to worker-manager
         ("report.rs", 7),         // taken out of what becomes public
+        ("runner_config.rs", 3),  // a machine's secret, written into its private config
         ("sign.rs", 2),           // signing
     ];
     assert_eq!(places, expected.map(|(file, count)| (file.to_owned(), count)));

@@ -321,6 +321,7 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Result<Response<
                     path: &path,
                     host: headers.get("host").map_or("", String::as_str),
                     authorization: headers.get("authorization").map(String::as_str),
+                    content_type: headers.get("content-type").map_or("", String::as_str),
                     body: &body,
                 };
                 let (status, body) = taskcluster.answer(cloud, &request);

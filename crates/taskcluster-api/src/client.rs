@@ -22,6 +22,9 @@ use url::Url;
 /// An answer may have this many bytes: a worker pool's configuration carries whole files.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
+/// Shorter texts are no secrets that could be told from ordinary words.
+const SHORTEST_SECRET: usize = 8;
+
 /// A service's `Retry-After` is honoured up to this.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 
@@ -29,13 +32,14 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 ///
 /// Clones share the connections and the clock. A call takes the endpoint's own time a try (30 s, or 2 min for
 /// registrations) or that of [`Client::with_timeout`], and tries again as [`Client::with_retry`] says: it ends after
-/// [`RetryPolicy::total`] and one such time at the latest. Dropping a call's future cancels the call: nothing goes on
+/// [`RetryPolicy::total`] and one such time at the latest, or two where the last try shows that our clock is off. Dropping a call's future cancels the call: nothing goes on
 /// behind it, though the service may have done by then what it was asked for.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
     root_url: RootUrl,
-    signer: Option<Signer>,
+    credentials: Option<Credentials>,
+    authorized_scopes: Option<Vec<String>>,
     clock: Arc<Clock>,
     retry: RetryPolicy,
     timeout: Option<Duration>,
@@ -88,7 +92,7 @@ impl Client {
     pub fn with_user_agent(root_url: RootUrl, user_agent: &str) -> Result<Self, NewClientError> {
         let http = tls::http_client(&root_url, user_agent).map_err(NewClientError)?;
         let (clock, retry) = (Arc::default(), RetryPolicy::DEFAULT);
-        Ok(Self { http, root_url, signer: None, clock, retry, timeout: None })
+        Ok(Self { http, root_url, credentials: None, authorized_scopes: None, clock, retry, timeout: None })
     }
 
     /// A client with what [`Environment`] finds.
@@ -101,21 +105,21 @@ impl Client {
         Ok(credentials.map(|credentials| client.with_credentials(credentials)).unwrap_or(client))
     }
 
-    /// The same client, signing with these credentials.
+    /// The same client, signing with these credentials. What its calls are restricted to stays.
     #[must_use]
     pub fn with_credentials(&self, credentials: Credentials) -> Self {
-        Self { signer: Some(Signer { credentials, authorized_scopes: None }), ..self.clone() }
+        Self { credentials: Some(credentials), ..self.clone() }
     }
 
-    /// The same client, whose calls may use these of the credentials' scopes only. Without credentials there is nothing
-    /// to restrict.
+    /// The same client, whose calls may use these of the credentials' scopes only, whichever credentials it gets.
     #[must_use]
     pub fn with_authorized_scopes(&self, scopes: Vec<String>) -> Self {
-        let mut client = self.clone();
-        if let Some(signer) = &mut client.signer {
-            signer.authorized_scopes = Some(scopes);
-        }
-        client
+        Self { authorized_scopes: Some(scopes), ..self.clone() }
+    }
+
+    fn signer(&self) -> Option<Signer<'_>> {
+        let (credentials, authorized_scopes) = (self.credentials.as_ref()?, self.authorized_scopes.as_deref());
+        Some(Signer { credentials, authorized_scopes })
     }
 
     /// The same client, trying again in another way. [`RetryPolicy::DEFAULT`] is what a client begins with.
@@ -170,7 +174,7 @@ impl Client {
         if endpoint.method != Method::Get {
             return Err(refuse("only the URL of a GET can be signed".to_owned()));
         }
-        let signer = self.signer.as_ref().ok_or_else(|| refuse("it needs credentials".to_owned()))?;
+        let signer = self.signer().ok_or_else(|| refuse("it needs credentials".to_owned()))?;
         let url = self.url(&call).map_err(|failure| self.error(&call, failure))?;
         let now = self.clock.service_time(SystemTime::now());
         let expiry = now.checked_add(valid_for).ok_or_else(|| refuse("it would be valid for ever".to_owned()))?;
@@ -242,7 +246,10 @@ impl Client {
     }
 
     pub(crate) fn error(&self, call: &Call<'_>, failure: Failure) -> ApiError {
-        let url = format!("{}{}", self.root_url, call.endpoint.path(call.arguments));
+        let url = match self.url(call) {
+            Ok(url) => url.into(),
+            Err(_) => format!("{}{}", self.root_url, call.endpoint.path(call.arguments)),
+        };
         ApiError { endpoint: call.endpoint, url, failure }
     }
 
@@ -263,15 +270,29 @@ impl Client {
         Ok(url)
     }
 
-    /// What an answer must not be quoted with, should a service or a proxy echo it.
+    /// What an answer must not be quoted with, should a service or a proxy echo it; the longest first.
     fn secrets_of(&self, call: &Call<'_>) -> Vec<String> {
-        let mut secrets = Vec::new();
-        if let Some(signer) = &self.signer {
-            secrets.push(signer.credentials.access_token.expose_secret().to_owned());
+        let mut texts = Vec::new();
+        if let Some(credentials) = &self.credentials {
+            texts.push(credentials.access_token.expose_secret().to_owned());
+            if let Some(certificate) = &credentials.certificate {
+                let document = serde_json::from_str::<Value>(certificate.expose_secret()).unwrap_or_default();
+                collect_texts(document.get("signature"), &mut texts);
+                texts.push(certificate.expose_secret().to_owned());
+            }
         }
         for key in ["secret", "workerIdentityProof", "providerInfo"] {
-            collect_texts(call.body.as_ref().and_then(|body| body.get(key)), &mut secrets);
+            collect_texts(call.body.as_ref().and_then(|body| body.get(key)), &mut texts);
         }
+        // As a whole, line by line, and as it stands in JSON.
+        let forms = |text: &String| {
+            let json = Value::from(text.as_str()).to_string();
+            let inner = json.trim_matches('"').to_owned();
+            text.lines().map(str::to_owned).chain([text.clone(), inner]).collect::<Vec<_>>()
+        };
+        let mut secrets: Vec<String> =
+            texts.iter().flat_map(forms).filter(|text| text.len() >= SHORTEST_SECRET).collect();
+        secrets.sort_by_key(|text| std::cmp::Reverse(text.len()));
         secrets
     }
 
@@ -286,7 +307,7 @@ impl Client {
         };
         let mut request = self.http.request(method, url.clone()).timeout(timeout);
         // What asks for no scopes is taken from anybody: a registration shows its proof instead.
-        if let Some(signer) = self.signer.as_ref().filter(|_| !call.endpoint.scopes.is_empty()) {
+        if let Some(signer) = self.signer().filter(|_| !call.endpoint.scopes.is_empty()) {
             let now = self.clock.service_time(SystemTime::now());
             let method = call.endpoint.method.as_str();
             let value =
@@ -355,11 +376,11 @@ fn transport(error: reqwest::Error, timeout: Duration) -> Failure {
 fn refusal(status: u16, headers: &HeaderMap, body: &[u8], secrets: &[String]) -> Failure {
     let document: Option<Value> = serde_json::from_slice(body).ok();
     let text = |name: &str| document.as_ref().and_then(|document| document.get(name)).and_then(Value::as_str);
+    let hide =
+        |text: &str| secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "[redacted]"));
     let message = text("message").map(|message| {
         let own = message.lines().take_while(|line| !line.starts_with("---")).collect::<Vec<_>>().join("\n");
-        let hide = |text: String, secret: &String| text.replace(secret.as_str(), "[redacted]");
-        let own = secrets.iter().filter(|secret| secret.len() >= 8).fold(own, hide);
-        own.trim().chars().take(1000).collect()
+        hide(&own).trim().chars().take(1000).collect()
     });
     let header = |name| headers.get(name).and_then(|value: &reqwest::header::HeaderValue| value.to_str().ok());
     let date = header(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
@@ -369,19 +390,19 @@ fn refusal(status: u16, headers: &HeaderMap, body: &[u8], secrets: &[String]) ->
     });
     Failure::Status {
         status,
-        code: text("code").map(|code| code.chars().take(100).collect()),
+        code: text("code").map(|code| hide(code).chars().take(100).collect()),
         message: message.unwrap_or_default(),
-        request_info: document.as_ref().and_then(|document| request_info(document.get("requestInfo")?)),
+        request_info: document.as_ref().and_then(|document| request_info(document.get("requestInfo")?, &hide)),
         retry_after,
         date,
     }
 }
 
 /// `requestInfo` without its `payload`, which may hold secrets.
-fn request_info(document: &Value) -> Option<RequestInfo> {
-    let text = |name: &str| Some(document.get(name)?.as_str()?.chars().take(100).collect());
+fn request_info(document: &Value, hide: &dyn Fn(&str) -> String) -> Option<RequestInfo> {
+    let text = |name: &str| Some(hide(document.get(name)?.as_str()?).chars().take(100).collect());
     let params = document.get("params").and_then(Value::as_object).cloned().unwrap_or_default();
-    let short = |value: Value| value.as_str().map(|text| text.chars().take(200).collect::<String>());
+    let short = |value: Value| value.as_str().map(|text| hide(text).chars().take(200).collect::<String>());
     Some(RequestInfo {
         method: text("method")?,
         params: params.into_iter().filter_map(|(name, value)| Some((name, short(value)?))).collect(),
@@ -430,6 +451,26 @@ mod tests {
         let body = br#"{"code":"InputError","message":"your token canary-token is none","requestInfo":{}}"#;
         let failure = refusal(400, &HeaderMap::new(), body, &["canary-token".to_owned()]);
         assert_eq!(failure.to_string(), "answered 400 InputError: your token [redacted] is none");
+    }
+
+    #[test]
+    fn nothing_that_was_sent_in_secret_is_quoted_in_whatever_form() {
+        let certificate = r#"{"version":1,"signature":"canary+signature=="}"#;
+        let credentials =
+            Credentials { certificate: Some(certificate.into()), ..Credentials::new("me", "canary-token") };
+        let client = Client::new("http://127.0.0.1:1".parse().unwrap()).unwrap().with_credentials(credentials);
+        let body =
+            serde_json::json!({"secret": {"key": "canary begin\ncanary end", "longer": "canary begin and more"}});
+        let arguments = ["x"];
+        let call = Call { body: Some(body), ..Call::new(&crate::endpoint::secrets::SET, &arguments) };
+        let secrets = client.secrets_of(&call);
+        let echo = r"key canary begin\ncanary end; canary end; canary begin and more; canary-token; canary+signature==";
+        let answer = serde_json::json!({
+            "code": "canary-token", "message": echo,
+            "requestInfo": {"method": "canary-token", "params": {"name": "canary-token"}},
+        });
+        let failure = refusal(400, &HeaderMap::new(), answer.to_string().as_bytes(), &secrets);
+        assert!(!format!("{failure:?}").contains("canary"), "{failure:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 /// A client id with its access token and, for temporary credentials, their certificate.
 ///
@@ -46,8 +46,8 @@ fn non_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret
     Ok(certificate.filter(|certificate| !certificate.expose_secret().is_empty()))
 }
 
-/// What a certificate says. Nothing in it is a secret, but together with the access token it is as good as one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a certificate says.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
     /// The version of its form: 1.
     pub version: u32,
@@ -66,10 +66,24 @@ pub struct Certificate {
     pub issuer: Option<String>,
 }
 
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("scopes", &self.scopes)
+            .field("start", &self.start)
+            .field("expiry", &self.expiry)
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Why a text is no certificate. Says which field, never its value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("this is no certificate of temporary credentials: {0}")]
 pub struct InvalidCertificate(String);
+
+/// Temporary credentials live 31 days at most, in milliseconds.
+const LONGEST_LIFE: i64 = 31 * 24 * 3_600_000;
 
 /// What temporary credentials are to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,11 +108,11 @@ pub enum TemporaryError {
     /// The end is not after the start, or more than 31 days after it.
     #[error("temporary credentials must end after they begin, and within 31 days")]
     Life,
-    /// Scopes are one line each of what is signed.
-    #[error("a scope may not be empty or hold a line break")]
+    /// Scopes are printable ASCII.
+    #[error("a scope must be printable ASCII, and not empty")]
     Scope,
-    /// The own name is the issuer's, or is empty.
-    #[error("the name of temporary credentials must be other than their issuer's, and not empty")]
+    /// The own name is the issuer's, or is no client id.
+    #[error("the name of temporary credentials must be printable ASCII, not empty, and other than their issuer's")]
     Name,
     /// The system has no random numbers.
     #[error("the system gives no random numbers")]
@@ -213,14 +227,16 @@ impl Credentials {
         if self.certificate.is_some() {
             return Err(TemporaryError::IssuerIsTemporary);
         }
-        let life = wanted.expiry.duration_since(wanted.start);
-        if !life.is_positive() || life > jiff::SignedDuration::from_hours(31 * 24) {
+        // In the units in which it is written.
+        let life = wanted.expiry.as_millisecond().saturating_sub(wanted.start.as_millisecond());
+        if !(1..=LONGEST_LIFE).contains(&life) {
             return Err(TemporaryError::Life);
         }
-        if wanted.scopes.iter().any(|scope| scope.is_empty() || scope.contains(['\n', '\r'])) {
+        let is_printable = |text: &str| !text.is_empty() && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        if !wanted.scopes.iter().all(|scope| is_printable(scope)) {
             return Err(TemporaryError::Scope);
         }
-        if wanted.client_id.as_ref().is_some_and(|name| name.is_empty() || *name == self.client_id) {
+        if wanted.client_id.as_ref().is_some_and(|name| !is_printable(name) || *name == self.client_id) {
             return Err(TemporaryError::Name);
         }
         let client_id = wanted.client_id.as_ref().unwrap_or(&self.client_id);
@@ -290,13 +306,19 @@ mod tests {
         assert_eq!(made.temporary(&good).err(), Some(TemporaryError::IssuerIsTemporary));
         let late = Temporary { expiry: "1970-02-02T00:00:00Z".parse().unwrap(), ..good.clone() };
         let backwards = Temporary { expiry: good.start, ..good.clone() };
+        let short = Temporary { expiry: "1970-01-01T00:00:00.0009Z".parse().unwrap(), ..good.clone() };
         let two = Temporary { scopes: vec!["a\nb".to_owned()], ..good.clone() };
+        let accent = Temporary { scopes: vec!["ä".to_owned()], ..good.clone() };
         let own = Temporary { client_id: Some("me".to_owned()), ..good.clone() };
+        let forged = Temporary { client_id: Some("a\nissuer:b".to_owned()), ..good.clone() };
         for (wanted, error) in [
             (late, TemporaryError::Life),
             (backwards, TemporaryError::Life),
+            (short, TemporaryError::Life),
             (two, TemporaryError::Scope),
+            (accent, TemporaryError::Scope),
             (own, TemporaryError::Name),
+            (forged, TemporaryError::Name),
         ] {
             assert_eq!(issuer.temporary(&wanted).err(), Some(error));
         }
@@ -329,8 +351,9 @@ mod tests {
         }
         assert!(Credentials::new("me", "token").with_certificate("canary").is_err());
         assert!(Credentials::new("me", "token").with_certificate("").unwrap().certificate.is_none());
-        let shown = format!("{:?}", made.with_certificate(good.to_string()).unwrap());
-        assert!(!shown.contains(good["signature"].as_str().unwrap()), "{shown}");
+        let certificate = Certificate::check(&good.to_string()).unwrap();
+        let shown = format!("{:?} {certificate:?}", made.with_certificate(good.to_string()).unwrap());
+        assert!(!shown.contains(&certificate.signature) && !shown.contains(&certificate.seed), "{shown}");
     }
 
     #[test]

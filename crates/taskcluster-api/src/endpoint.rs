@@ -228,6 +228,7 @@ pub mod worker_manager {
     /// `createWorkerPool`
     pub const CREATE_WORKER_POOL: Endpoint = Endpoint::manager("createWorkerPool", POOL)
         .takes(Method::Put, "create-worker-pool-request")
+        .only_once()
         .scopes(MANAGE)
         .answers("worker-pool-full");
     /// `updateWorkerPool`

@@ -7,12 +7,11 @@ use std::error::Error;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-/// A call that failed.
-#[derive(Debug)]
+/// A call that failed. Printed it says which; [`Chain`] adds what happened.
 pub struct ApiError {
     /// The call.
     pub endpoint: &'static Endpoint,
-    /// Where it was sent.
+    /// Where it was sent, with its query.
     pub url: String,
     /// What happened.
     pub failure: Failure,
@@ -155,6 +154,13 @@ impl ApiError {
             | Failure::Decode(_)
             | Failure::Request(_) => None,
         }
+    }
+}
+
+impl fmt::Debug for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let call = format_args!("{}", self.endpoint);
+        f.debug_struct("ApiError").field("call", &call).field("url", &self.url).field("failure", &self.failure).finish()
     }
 }
 

@@ -114,7 +114,7 @@ impl<B: PageBody> List<B> {
 
     /// Item by item.
     pub fn items(self) -> Items<B> {
-        Items { pages: self.pages(), items: VecDeque::new() }
+        Items { token: self.continuation_token.clone(), pages: self.pages(), here: VecDeque::new() }
     }
 
     /// All of it.
@@ -157,8 +157,13 @@ impl<B: PageBody> Pages<B> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
+    /// Whether the last page has come.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
     /// The token of the page that comes next, or that failed: what [`List::after`] takes to go on from here. None at
-    /// the first page, and after the last one.
+    /// the first page, and where [`Pages::is_done`].
     pub fn continuation_token(&self) -> Option<&str> {
         match &self.state {
             State::At(token) | State::Fetching(token, _) | State::Failed(token) => token.as_deref(),
@@ -203,7 +208,9 @@ impl<B: PageBody> Stream for Pages<B> {
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Items<B: PageBody> {
     pages: Pages<B>,
-    items: VecDeque<B::Item>,
+    /// The token of the page that the items are of.
+    token: Option<String>,
+    here: VecDeque<B::Item>,
 }
 
 impl<B: PageBody> Items<B> {
@@ -212,9 +219,16 @@ impl<B: PageBody> Items<B> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// The token of the page after the items that have come: after an error, what [`List::after`] takes to go on.
+    /// What [`List::after`] takes to go on from here, after an error or later. In the middle of a page it is that page's
+    /// own token, so that its items come again rather than are lost. None at the first page, and where
+    /// [`Items::is_done`].
     pub fn continuation_token(&self) -> Option<&str> {
-        self.pages.continuation_token()
+        if self.here.is_empty() { self.pages.continuation_token() } else { self.token.as_deref() }
+    }
+
+    /// Whether every item has come.
+    pub fn is_done(&self) -> bool {
+        self.here.is_empty() && self.pages.is_done()
     }
 }
 
@@ -233,11 +247,16 @@ impl<B: PageBody> Stream for Items<B> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(item) = self.items.pop_front() {
+            if let Some(item) = self.here.pop_front() {
                 return Poll::Ready(Some(Ok(item)));
             }
+            // While a page is under way this is its token.
+            let token = self.pages.continuation_token().map(str::to_owned);
             match ready!(Pin::new(&mut self.pages).poll_next(context)) {
-                Some(Ok(page)) => self.items = page.items.into(),
+                Some(Ok(page)) => {
+                    self.token = token;
+                    self.here = page.items.into();
+                }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             }

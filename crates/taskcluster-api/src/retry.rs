@@ -22,9 +22,10 @@ pub struct RetryPolicy {
 /// (no connection, or 429) is sent again in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// Those that do no more the second time: all but `registerWorker`, `reregisterWorker` and `reportWorkerError`.
+    /// Those that do and answer the same the second time: all but `createWorkerPool`, `registerWorker`,
+    /// `reregisterWorker` and `reportWorkerError`.
     Idempotent,
-    /// Those three too: whoever asks knows what becomes of it.
+    /// Those four too: whoever asks knows what becomes of it.
     Any,
 }
 
@@ -38,11 +39,11 @@ impl RetryPolicy {
         repeat: Repeat::Idempotent,
     };
 
-    /// Five more tries within a minute: for calls whose failure somebody is waiting for.
+    /// Five more tries, within seconds where the service answers and within five minutes where it doesn't.
     pub const DEFAULT: Self = Self {
         first: Duration::from_millis(100),
         longest: Duration::from_secs(10),
-        total: Duration::from_secs(60),
+        total: Duration::from_secs(300),
         tries: 6,
         repeat: Repeat::Idempotent,
     };
@@ -85,7 +86,7 @@ impl Tries {
     }
 
     /// How long to wait before the next try, at least `asked`; `None` where there is none. Whatever is asked, there
-    /// is a last try at the end of the time.
+    /// is a last try at the end of the time: what is given up without one may be a machine.
     pub fn next_pause(&mut self, asked: Option<Duration>) -> Option<Duration> {
         let pause = self.pauses.next()?.max(asked.unwrap_or_default());
         let left = self.policy.total.checked_sub(self.began.elapsed())?;

@@ -31,18 +31,27 @@ pub struct Secrets(Client);
 
 /// A secret. As JSON it is itself: whoever serialises it writes secrets.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Secret {
     /// What it holds.
     pub secret: Map<String, Value>,
     /// When it ends.
     #[serde(with = "crate::time")]
     pub expires: Timestamp,
+    /// What a newer service says that this version doesn't know, so that it isn't lost where the secret is written back.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl Secret {
+    /// A secret that holds this until then.
+    pub fn new(secret: Map<String, Value>, expires: Timestamp) -> Self {
+        Self { secret, expires, other: Map::new() }
+    }
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Secret").field("secret", &"[redacted]").field("expires", &self.expires).finish()
+        f.debug_struct("Secret").field("secret", &"[redacted]").field("expires", &self.expires).finish_non_exhaustive()
     }
 }
 

@@ -16,14 +16,14 @@ use url::Url;
 pub(crate) const CONTENT_TYPE: &str = "application/json";
 
 /// Who signs, and what for.
-#[derive(Debug, Clone)]
-pub(crate) struct Signer {
-    pub(crate) credentials: Credentials,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Signer<'a> {
+    pub(crate) credentials: &'a Credentials,
     /// The only scopes that the service may use; all of the credentials' where there are none here.
-    pub(crate) authorized_scopes: Option<Vec<String>>,
+    pub(crate) authorized_scopes: Option<&'a [String]>,
 }
 
-impl Signer {
+impl Signer<'_> {
     /// The value of the `Authorization` header. `now` is the service's time, as far as we know it.
     pub(crate) fn authorization(
         &self,
@@ -75,7 +75,7 @@ impl Signer {
                 .map_err(|_| "the credentials' certificate is no JSON".to_owned())?;
             extension.insert("certificate".to_owned(), certificate);
         }
-        if let Some(scopes) = &self.authorized_scopes {
+        if let Some(scopes) = self.authorized_scopes {
             extension.insert("authorizedScopes".to_owned(), json!(scopes));
         }
         Ok((!extension.is_empty()).then(|| STANDARD.encode(Value::Object(extension).to_string())))
@@ -92,10 +92,13 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn signer(ext: bool) -> Signer {
-        // The credentials of the Hawk specification's examples.
-        let credentials = Credentials::new("dh37fgj492je", "werxhqb98rpaxn39848xrunpaw3489ruxnpa98w4rxn");
-        Signer { credentials, authorized_scopes: ext.then(|| vec!["a:b".to_owned()]) }
+    /// The credentials of the Hawk specification's examples.
+    fn example() -> Credentials {
+        Credentials::new("dh37fgj492je", "werxhqb98rpaxn39848xrunpaw3489ruxnpa98w4rxn")
+    }
+
+    fn scopes() -> Vec<String> {
+        vec!["a:b".to_owned()]
     }
 
     fn at(second: u64) -> SystemTime {
@@ -109,18 +112,20 @@ mod tests {
     #[test]
     fn requests_are_signed_as_hawk_says() {
         let url = Url::parse("http://example.com:8000/resource/1?b=1&a=2").unwrap();
-        let sign = |signer: Signer, method, body: Option<&[u8]>| {
+        let (credentials, scopes) = (example(), scopes());
+        let sign = |authorized_scopes, method, body: Option<&[u8]>| {
+            let signer = Signer { credentials: &credentials, authorized_scopes };
             signer.authorization((method, &url), body, at(1_353_832_234), NONCE.to_owned()).unwrap()
         };
         let begin = r#"Hawk id="dh37fgj492je", ts="1353832234", nonce="j4h3g2""#;
         assert_eq!(
-            sign(signer(false), "POST", Some(br#"{"a":1}"#)),
+            sign(None, "POST", Some(br#"{"a":1}"#)),
             format!(
                 r#"{begin}, mac="j0cxgVilByxnb1vntKPiWnj4J38poGZMYJ7yaCClywc=", hash="qKG2AtsqLMhIdy7+OrxWG0bU8wTDncYSW0gmNukAKpI=""#
             )
         );
         assert_eq!(
-            sign(signer(true), "GET", None),
+            sign(Some(&scopes), "GET", None),
             format!(
                 r#"{begin}, mac="wRXnqRBHlx8wl5inS5+BEfKgzD3j1NgaDgPpjhX7OiQ=", ext="eyJhdXRob3JpemVkU2NvcGVzIjpbImE6YiJdfQ==""#
             )
@@ -130,30 +135,32 @@ mod tests {
     #[test]
     fn urls_are_signed_as_hawk_says() {
         let url = Url::parse("http://example.com/resource/4?filter=a").unwrap();
-        let sign = |signer: Signer| {
-            let signed = signer.signed_url(url.clone(), at(1_356_420_707)).unwrap();
-            signed.expose_secret().strip_prefix("http://example.com/resource/4?filter=a&bewit=").unwrap().to_owned()
+        let (credentials, scopes) = (example(), scopes());
+        let sign = |authorized_scopes| {
+            let signer = Signer { credentials: &credentials, authorized_scopes };
+            let url = signer.signed_url(url.clone(), at(1_356_420_707)).unwrap();
+            url.expose_secret().strip_prefix("http://example.com/resource/4?filter=a&bewit=").unwrap().to_owned()
         };
         assert_eq!(
-            sign(signer(false)),
+            sign(None),
             "ZGgzN2ZnajQ5MmplXDEzNTY0MjA3MDdcdFFhdklWcTFvYzhaMXZMelZybjhEaWs1WVgrQmsrVjM4a01aTUJubmpEdz1c"
         );
         assert_eq!(
-            sign(signer(true)),
+            sign(Some(&scopes)),
             "ZGgzN2ZnajQ5MmplXDEzNTY0MjA3MDdceGQ2elBrTW04UFpCSWtHUGZpbWhzcFJHVjlIcUhvL0s4QXU0VVRqVWxROD1cZXlKaGRYUm9iM0pwZW1Wa1UyTnZjR1Z6SWpwYkltRTZZaUpkZlE9PQ"
         );
     }
 
     #[test]
     fn a_certificate_travels_in_ext_as_json() {
-        let mut signer = signer(true);
-        signer.credentials.certificate = Some(r#"{"version":1}"#.into());
-        let ext = STANDARD.decode(signer.extension().unwrap().unwrap()).unwrap();
-        assert_eq!(
-            serde_json::from_slice::<Value>(&ext).unwrap(),
-            json!({"certificate": {"version": 1}, "authorizedScopes": ["a:b"]})
-        );
-        signer.credentials.certificate = Some("canary".into());
-        assert_eq!(signer.extension(), Err("the credentials' certificate is no JSON".to_owned()));
+        let scopes = scopes();
+        let ext = |certificate: &str| {
+            let credentials = Credentials { certificate: Some(certificate.into()), ..example() };
+            Signer { credentials: &credentials, authorized_scopes: Some(&scopes) }.extension()
+        };
+        let read = STANDARD.decode(ext(r#"{"version":1}"#).unwrap().unwrap()).unwrap();
+        let read: Value = serde_json::from_slice(&read).unwrap();
+        assert_eq!(read, json!({"certificate": {"version": 1}, "authorizedScopes": ["a:b"]}));
+        assert_eq!(ext("canary"), Err("the credentials' certificate is no JSON".to_owned()));
     }
 }

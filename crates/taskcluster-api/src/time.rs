@@ -32,10 +32,34 @@ pub(crate) mod option {
     }
 }
 
-/// Any date-time of RFC 3339. What is beyond our calendar's end is its end; more digits than nanoseconds are cut.
+/// Any date-time of RFC 3339, and nothing else. What is beyond our calendar's end is its end; more digits than
+/// nanoseconds are cut.
 fn parse(text: &str) -> Option<Timestamp> {
+    if !is_date_time(text) {
+        return None;
+    }
     let parsed = text.parse().ok();
     parsed.or_else(|| shortened(text)?.parse().ok()).or_else(|| text.starts_with("9999-12-3").then_some(Timestamp::MAX))
+}
+
+/// Whether it has the form of RFC 3339, section 5.6.
+fn is_date_time(text: &str) -> bool {
+    let is = |text: &str, form: &str| {
+        text.len() == form.len()
+            && text.bytes().zip(form.bytes()).all(|(byte, form)| match form {
+                b'0' => byte.is_ascii_digit(),
+                b'T' => byte == b'T' || byte == b't',
+                b'+' => byte == b'+' || byte == b'-',
+                other => byte == other,
+            })
+    };
+    let Some((time, rest)) = text.split_at_checked(19) else { return false };
+    let zone = match rest.strip_prefix('.') {
+        Some(fraction) => fraction.trim_start_matches(|c: char| c.is_ascii_digit()),
+        None => rest,
+    };
+    let has_digits = rest.len() - zone.len() != 1;
+    is(time, "0000-00-00T00:00:00") && has_digits && (matches!(zone, "Z" | "z") || is(zone, "+00:00"))
 }
 
 /// The text with nine digits of the second's fraction at most.
@@ -56,6 +80,24 @@ mod tests {
         assert_eq!(parse("9999-12-31T23:59:59.000Z"), Some(Timestamp::MAX));
         assert!(parse("2999-01-01T00:00:00.000Z").is_some_and(|time| time < Timestamp::MAX));
         assert_eq!(parse("soon"), None);
+    }
+
+    #[test]
+    fn what_only_looks_like_a_time_is_none() {
+        for text in [
+            "9999-12-3 nonsense",
+            "2099-01-01 00:00-04",
+            "2099-01-01",
+            "2099-01-01T00:00:00",
+            "2099-01-01T00:00Z",
+            "2099-13-01T00:00:00Z",
+            "2099-01-01T00:00:00.Z",
+            "2099-01-01T00:00:00+0100",
+            "+002099-01-01T00:00:00Z",
+            "ä",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -8,8 +8,14 @@ use serde_json::Value;
 use std::time::{Duration, SystemTime};
 use taskcluster_api::{Certificate, ExposeSecret};
 
-/// A clock may be off by this much.
-const MAX_SKEW: Duration = Duration::from_secs(60);
+/// A clock may be off by this much (`timestampSkewSec` of the auth service).
+const MAX_SKEW: Duration = Duration::from_secs(15 * 60);
+
+/// A certificate's times may be off by this much, in milliseconds.
+const CERTIFICATE_SKEW: i64 = 5 * 60 * 1000;
+
+/// Temporary credentials may live this long, in milliseconds.
+const LONGEST_LIFE: i64 = 31 * 24 * 3_600_000;
 
 /// Client id and access token of somebody who may do everything.
 pub const OPERATOR: (&str, &str) = ("simulated/operator", "canary-operator-access-token");
@@ -49,6 +55,7 @@ pub(super) struct Signed<'a> {
     /// With its query.
     pub(super) path: &'a str,
     pub(super) body: &'a [u8],
+    pub(super) content_type: &'a str,
     pub(super) authorization: Option<&'a str>,
     pub(super) bewit: Option<&'a str>,
     pub(super) now: SystemTime,
@@ -117,15 +124,27 @@ impl Taskcluster {
         let issuer_id = certificate.issuer.as_ref().unwrap_or(&claim.client_id);
         let issuers =
             self.clients.iter().filter(|client| client.client_id == *issuer_id && client.certificate.is_none());
+        if *issuer_id == claim.client_id && certificate.issuer.is_some() {
+            return Err("ext.certificate.issuer must differ from the supplied clientId".to_owned());
+        }
+        if certificate.expiry - certificate.start > LONGEST_LIFE {
+            return Err("ext.certificate cannot last longer than 31 days!".to_owned());
+        }
         let fits = |issuer: &&ApiClient| {
             let token = issuer.access_token.as_str().into();
             certificate.is_signed_by(&token, &claim.client_id)
                 && (claim.signed_by)(certificate.access_token(&token).expose_secret())
         };
         let issuer = { issuers }.find(fits).ok_or("ext.certificate.signature is not valid, or Bad mac")?;
+        if issuer.expires < now {
+            return Err("the issuer of these credentials has expired".to_owned());
+        }
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         let now = i64::try_from(now).unwrap_or(i64::MAX);
-        if certificate.start > now || certificate.expiry < now {
+        if certificate.start > now + CERTIFICATE_SKEW {
+            return Err("ext.certificate.start > now".to_owned());
+        }
+        if certificate.expiry < now - CERTIFICATE_SKEW {
             return Err("ext.certificate.expiry < now".to_owned());
         }
         let named = certificate.issuer.is_some().then(|| format!("auth:create-client:{}", claim.client_id));
@@ -142,16 +161,14 @@ fn claim_of_header<'a>(request: &'a Signed<'a>, text: &str) -> Result<Claim<'a>,
     let header: Header = text.parse().map_err(|error| format!("the Hawk header cannot be read: {error}"))?;
     let client_id = header.id.clone().ok_or("the Hawk header has no id")?;
     let (name, port) = host_and_port(request)?;
-    let hash = match request.body {
-        [] => None,
-        body => Some(
-            PayloadHasher::hash("application/json", DigestAlgorithm::Sha256, body)
+    // Checked where it is there, as the auth service does: some clients sign no payload.
+    let hash = match &header.hash {
+        None => None,
+        Some(_) => Some(
+            PayloadHasher::hash(request.content_type, DigestAlgorithm::Sha256, request.body)
                 .map_err(|error| error.to_string())?,
         ),
     };
-    if hash.is_some() && header.hash.is_none() {
-        return Err("the payload is not part of the signature".to_owned());
-    }
     let time = header.ts.ok_or("the Hawk header has no time")?;
     let skew = request.now.duration_since(time).or_else(|_| time.duration_since(request.now)).unwrap_or_default();
     let ext = header.ext.clone();
@@ -175,15 +192,20 @@ fn claim_of_bewit<'a>(request: &'a Signed<'a>, text: &str) -> Result<Claim<'a>, 
     if bewit.exp() < request.now {
         return Err("Access expired".to_owned());
     }
+    if request.method != "GET" {
+        return Err("only a GET can have a bewit".to_owned());
+    }
     let (name, port) = host_and_port(request)?;
     let (client_id, ext) = (bewit.id().to_owned(), bewit.ext().map(str::to_owned));
+    let own_id = client_id.clone();
+    // Made again and compared: the deployment's clock has said already that it has not ended.
     let signed_by = move |access_token: &str| {
         let mut found = None;
         let builder = RequestBuilder::new(request.method, name, port, request.path).extract_bewit(&mut found);
-        let Ok(builder) = builder else { return false };
-        let hawk = builder.request();
-        let key = Key::new(access_token, DigestAlgorithm::Sha256);
-        key.is_ok_and(|key| hawk.validate_bewit(&bewit, &key))
+        let (Ok(builder), Ok(key)) = (builder, Key::new(access_token, DigestAlgorithm::Sha256)) else { return false };
+        let hawk = builder.ext(bewit.ext()).request();
+        let credentials = hawk::Credentials { id: own_id.clone(), key };
+        hawk.make_bewit(&credentials, bewit.exp()).is_ok_and(|made| made.mac() == bewit.mac())
     };
     Ok(Claim { client_id, ext, signed_by: Box::new(signed_by) })
 }

@@ -80,6 +80,7 @@ pub(crate) struct Request<'a> {
     pub(crate) path: &'a str,
     pub(crate) host: &'a str,
     pub(crate) authorization: Option<&'a str>,
+    pub(crate) content_type: &'a str,
     pub(crate) body: &'a [u8],
 }
 
@@ -208,7 +209,7 @@ impl Taskcluster {
     /// Makes a secret that ends in the far future.
     pub fn put_secret(&mut self, name: impl Into<String>, content: Value) {
         let Value::Object(secret) = content else { return };
-        self.secrets.insert(name.into(), Secret { secret, expires: far_future() });
+        self.secrets.insert(name.into(), Secret::new(secret, far_future()));
     }
 
     /// Makes an error of a pool that was reported at this time.
@@ -301,12 +302,21 @@ impl Taskcluster {
             routed.query.insert(known, value.into_owned());
         }
         routed.arguments.extend(routed.query.iter().map(|(name, value)| (*name, value.clone())));
+        let is_json = request.content_type.split(';').next().is_some_and(|kind| kind.trim() == "application/json");
+        if !request.body.is_empty() && !is_json {
+            return Err((
+                400,
+                "MalformedPayload",
+                "Payload must be JSON with content-type: application/json".to_owned(),
+            ));
+        }
         if !endpoint.scopes.is_empty() {
             let signed = Signed {
                 method: request.method,
                 host: request.host,
                 path: request.path,
                 body: request.body,
+                content_type: request.content_type,
                 authorization: request.authorization,
                 bewit: bewit.as_deref(),
                 now: self.now(),

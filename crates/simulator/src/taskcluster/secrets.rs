@@ -1,6 +1,6 @@
 //! The secrets service.
 
-use super::{Refusal, Reply, Routed, Taskcluster, absent, answer};
+use super::{Refusal, Reply, Routed, Taskcluster, absent, answer, invalid};
 use serde_json::json;
 use taskcluster_api::Secret;
 use taskcluster_api::secrets::SecretList;
@@ -8,6 +8,9 @@ use taskcluster_api::secrets::SecretList;
 impl Taskcluster {
     pub(super) fn set(&mut self, routed: &Routed<'_>) -> Result<Reply, Refusal> {
         let secret: Secret = routed.payload()?;
+        if let Some(unknown) = secret.other.keys().next() {
+            return Err(invalid(format!("{unknown} is not allowed")));
+        }
         self.secrets.insert(routed.argument("name")?, secret);
         answer(json!({}))
     }

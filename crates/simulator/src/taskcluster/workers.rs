@@ -2,6 +2,8 @@
 
 use super::{ApiClient, Refusal, Reply, Routed, Taskcluster, absent, answer, input, invalid, query_is_wrong};
 use crate::cloud::Cloud;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::time::SystemTime;
@@ -284,7 +286,8 @@ impl Taskcluster {
         ];
         let certificate = json!({
             "version": 1, "scopes": scopes, "start": millis(now), "expiry": millis(expires),
-            "seed": "simulated-seed", "signature": format!("canary-certificate-{number}"), "issuer": "simulator",
+            "seed": format!("{:_<44}", format!("canary-certificate-{number}-")),
+            "signature": STANDARD.encode(format!("{:_<32}", format!("canary-signature-{number}-"))), "issuer": "simulator",
         });
         let timestamp = self.timestamp();
         let provider_id = self.workers.get_mut(name).map(|row| {

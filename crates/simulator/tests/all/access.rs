@@ -54,6 +54,8 @@ async fn scopes_decide() {
     assert_eq!(Secrets::new(issuer.clone()).remove(NAME).await.unwrap_err().status(), Some(403));
     let restricted = issuer.with_authorized_scopes(vec!["secrets:get:project/y".to_owned()]);
     assert_eq!(status(&restricted, NAME).await, Err(403));
+    let renewed = restricted.with_credentials(self::issuer());
+    assert_eq!(status(&renewed, NAME).await, Err(403), "new credentials don't lift the restriction");
     let too_much = issuer.with_authorized_scopes(vec!["*".to_owned()]);
     assert_eq!(status(&too_much, NAME).await, Err(401));
     let anonymous = Client::new(simulator.url().parse().unwrap()).unwrap();
@@ -75,16 +77,25 @@ async fn temporary_credentials_are_as_good_as_their_issuer_and_no_better() {
         (temporary("secrets:get:project/x", Some("other/task"), -1, 1), Err(401)),
         (temporary("secrets:get:project/y", None, -1, 1), Err(403)),
         (temporary("secrets:get:*", None, -1, 1), Err(401)),
-        (temporary("secrets:get:project/x", None, -10, -5), Err(401)),
-        (temporary("secrets:get:project/x", None, 5, 10), Err(401)),
+        // Times may be off by five minutes.
+        (temporary("secrets:get:project/x", None, -10, -4), Ok(())),
+        (temporary("secrets:get:project/x", None, 4, 10), Ok(())),
+        (temporary("secrets:get:project/x", None, -10, -6), Err(401)),
+        (temporary("secrets:get:project/x", None, 6, 10), Err(401)),
     ] {
         assert_eq!(status(&client(&simulator, credentials.clone()), NAME).await, expected, "{credentials:?}");
     }
     // A certificate that was changed is no longer signed.
     let good = temporary("secrets:get:project/x", None, -1, 1);
     let text = good.certificate.as_ref().unwrap().expose_secret().replace("project/x", "project/*");
-    let forged = good.with_certificate(text).unwrap();
+    let forged = good.clone().with_certificate(text).unwrap();
     assert_eq!(status(&client(&simulator, forged), NAME).await, Err(401));
+    // They end with their issuer.
+    simulator.world(|world| {
+        let issuer = world.taskcluster.clients.iter_mut().find(|client| client.client_id == "issuer").unwrap();
+        issuer.expires = std::time::SystemTime::UNIX_EPOCH;
+    });
+    assert_eq!(status(&client(&simulator, good), NAME).await, Err(401));
 }
 
 #[tokio::test]
@@ -105,6 +116,15 @@ async fn a_signed_url_needs_no_credentials_until_it_ends() {
         assert_eq!(ask(url(NAME)).await, 401);
         simulator.world(|world| world.taskcluster.clock_offset = past);
     }
+    // The deployment's clock decides, and only a GET can be signed so.
+    simulator.world(|world| world.taskcluster.clock_offset = -3600);
+    let past = client(&simulator, issuer());
+    assert_eq!(Secrets::new(past.clone()).get(NAME).await.map(drop).map_err(|error| error.status()), Ok(()));
+    let url = past.signed_url(&endpoint::secrets::GET, &[NAME], &[], Duration::from_secs(60)).unwrap();
+    assert_eq!(ask(url.expose_secret().to_owned()).await, 200);
+    simulator.world(|world| world.taskcluster.clock_offset = 0);
+    let removed = anybody.delete(url.expose_secret()).send().await.unwrap();
+    assert_eq!(removed.status().as_u16(), 401);
     // A list's query is part of what is signed.
     let operator = simulator.operator().unwrap();
     let url = operator.signed_url(&endpoint::secrets::LIST, &[], &[("limit", "1")], Duration::from_secs(60)).unwrap();

@@ -42,7 +42,7 @@ impl Raw {
         };
         let mut request = self.http.request(method, url);
         if let Some(body) = body {
-            request = request.body(body.to_string());
+            request = request.header("content-type", "application/json").body(body.to_string());
         }
         let answer = request.send().await.unwrap();
         let status = answer.status().as_u16();
@@ -120,9 +120,17 @@ async fn payloads_are_refused_exactly_where_the_schemas_refuse_them() {
         documents.extend(sensible(&schemas, endpoint));
         for valid in documents.clone() {
             for name in valid.as_object().unwrap().keys() {
-                for wrong in
-                    [Value::Null, json!(true), json!(-1), json!(""), json!("ä b/".repeat(6000)), json!({}), json!([])]
-                {
+                for wrong in [
+                    Value::Null,
+                    json!(true),
+                    json!(-1),
+                    json!(""),
+                    json!("2099-01-01 00:00-04"),
+                    json!("9999-12-3x"),
+                    json!("ä b/".repeat(6000)),
+                    json!({}),
+                    json!([]),
+                ] {
                     let mut changed = valid.clone();
                     changed[name] = wrong;
                     documents.push(changed);
@@ -153,6 +161,9 @@ async fn payloads_are_refused_exactly_where_the_schemas_refuse_them() {
 async fn a_query_that_the_reference_does_not_know_is_refused() {
     let raw = Raw::new();
     let of = |query: &str| format!("{}/api/worker-manager/v1/worker-pools?{query}", raw.simulator.url());
+    let untyped =
+        raw.http.put(format!("{}/api/secrets/v1/secret/x", raw.simulator.url())).body("{}").send().await.unwrap();
+    assert_eq!(untyped.status().as_u16(), 400, "a payload has a content type");
     for (query, status) in [("limit=1", 200), ("limit=x", 400), ("continuationToken=x", 400), ("more=1", 400)] {
         assert_eq!(raw.http.get(of(query)).send().await.unwrap().status().as_u16(), status, "{query}");
     }

@@ -11,7 +11,10 @@ pub use pool::{
     WorkerPoolLaunchConfigList, WorkerPoolList, WorkerPoolListStats, WorkerPoolStats, WorkerPoolStatsList,
 };
 pub use provider::{Provider, ProviderList, ProviderType};
-pub use registration::{RegisterWorker, Registration, Renewal, ReregisterWorker, StaticSecret, WorkerProof};
+pub use registration::{
+    InvalidStaticSecret, NoRandomNumbers, RegisterWorker, Registration, Renewal, ReregisterWorker, StaticSecret,
+    WorkerProof,
+};
 pub use report::{
     ReportWorkerError, ReportWorkerErrorRequest, WorkerPoolError, WorkerPoolErrorFilter, WorkerPoolErrorList,
     WorkerPoolErrorStats, WorkerPoolErrorTotals,

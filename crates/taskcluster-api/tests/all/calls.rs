@@ -97,6 +97,20 @@ async fn every_call_has_a_deadline() {
     let client = server.client().with_timeout(Duration::from_millis(50)).with_retry(RetryPolicy::NONE);
     let error = WorkerManager::new(client).worker(&worker()).await.unwrap_err();
     assert!(matches!(error.failure, Failure::Timeout(_)) && error.is_retryable(), "{error:?}");
+    // What may have been done by then is not done again.
+    let quick = server.client().with_timeout(Duration::from_millis(50));
+    WorkerManager::new(quick.clone()).report_worker_error(&worker(), report()).await.unwrap_err();
+    assert_eq!(server.asked().len(), 2);
+    WorkerManager::new(quick).worker(&worker()).await.unwrap_err();
+    assert_eq!(server.asked().len(), 8);
+}
+
+#[tokio::test]
+async fn no_try_begins_after_the_time_that_is_given() {
+    let server = Server::start(|_, _| status(503)).await;
+    let none = RetryPolicy { total: Duration::ZERO, ..RetryPolicy::persistent(Duration::ZERO) };
+    WorkerManager::new(server.client().with_retry(none)).worker(&worker()).await.unwrap_err();
+    assert_eq!(server.asked().len(), 1);
 }
 
 #[tokio::test]

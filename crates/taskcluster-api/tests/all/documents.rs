@@ -121,7 +121,7 @@ fn every_schema_that_the_references_name_has_its_type() {
 #[test]
 fn what_is_new_breaks_nothing() {
     let Some(schemas) = Schemas::load() else { return };
-    let answers = TYPES.iter().filter(|(name, _)| !name.ends_with("-request") && !name.ends_with("/secret"));
+    let answers = TYPES.iter().filter(|(name, _)| !name.ends_with("-request"));
     for (name, round_trip) in answers {
         let mut document = schemas.document(name, Amount::All, 1);
         add_everywhere(&mut document);

@@ -1,0 +1,77 @@
+//! Which deployment, and who asks.
+
+use super::FleetError;
+use crate::USER_AGENT;
+use crate::cli::DeploymentArguments;
+use crate::platform;
+use crate::runner_config as documents;
+use serde::Deserialize;
+use std::io::Read;
+use std::path::Path;
+use taskcluster_api::{Client, Credentials, RootUrl, SecretString, WorkerManager, from_json};
+
+/// A file of more bytes than this is none with credentials.
+const MAX_SIZE: u64 = 1024 * 1024;
+
+/// A deployment, as an operator sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Deployment {
+    pub(super) root_url: RootUrl,
+    pub(super) manager: WorkerManager,
+}
+
+/// What a file with credentials holds.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Document {
+    #[serde(alias = "rootURL")]
+    root_url: RootUrl,
+    #[serde(alias = "clientID")]
+    client_id: String,
+    access_token: SecretString,
+    #[serde(default)]
+    certificate: Option<SecretString>,
+}
+
+impl Deployment {
+    /// That of the file, or else of the environment.
+    pub(super) fn of(arguments: &DeploymentArguments) -> Result<Self, FleetError> {
+        let (root_url, credentials) = match &arguments.credentials {
+            Some(path) => {
+                let (root_url, credentials) =
+                    read(path).map_err(|problem| FleetError::Credentials { path: path.clone(), problem })?;
+                (root_url, Some(credentials))
+            }
+            None => {
+                let found = platform::taskcluster_environment().map_err(FleetError::Environment)?;
+                (found.root_url, found.credentials)
+            }
+        };
+        let client = Client::with_user_agent(root_url.clone(), USER_AGENT).map_err(FleetError::Client)?;
+        let client = match credentials {
+            Some(credentials) => client.with_credentials(credentials),
+            None => {
+                tracing::warn!("no credentials are given: asking as anybody");
+                client
+            }
+        };
+        Ok(Self { root_url, manager: WorkerManager::new(client) })
+    }
+}
+
+fn read(path: &Path) -> Result<(RootUrl, Credentials), String> {
+    documents::tighten(path);
+    let mut text = String::new();
+    let read = platform::open_regular_file(path).and_then(|file| file.take(MAX_SIZE).read_to_string(&mut text));
+    read.map_err(|error| error.to_string())?;
+    let document = documents::parse(text.trim_start_matches('\u{feff}'))
+        .map_err(|error| format!("line {}, column {}: {}", error.at.line, error.at.column, error.problem))?;
+    let document: Document =
+        from_json(document.root.to_value().to_string().as_bytes()).map_err(|problem| problem.to_string())?;
+    let credentials = Credentials::new(document.client_id, document.access_token);
+    let credentials = match document.certificate {
+        Some(certificate) => credentials.with_certificate(certificate).map_err(|error| error.to_string())?,
+        None => credentials,
+    };
+    Ok((document.root_url, credentials))
+}

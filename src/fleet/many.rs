@@ -1,0 +1,183 @@
+//! `start-worker enroll --many FILE.csv`: a fleet at once.
+
+use super::FleetError;
+use super::deployment::Deployment;
+use super::enroll::{self, Enrolled, Plan};
+use crate::cli::EnrollArguments;
+use crate::error::Chain;
+use csv::StringRecord;
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Span;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use taskcluster_api::{ProviderId, WorkerName, WorkerPoolId};
+use tokio::task::JoinSet;
+
+/// How many workers are enrolled side by side.
+const AT_ONCE: usize = 8;
+
+/// The columns that a list may have.
+const COLUMNS: [&str; 6] = ["pool", "group", "id", "config", "capacity", "expires"];
+
+/// Enrolls every worker of a list; a line each says what became of it.
+pub(super) async fn enroll(arguments: &EnrollArguments, path: &Path) -> Result<(), FleetError> {
+    let plans = read(arguments, path)?;
+    let deployment = Deployment::of(&arguments.deployment)?;
+    let mut providers: BTreeMap<WorkerPoolId, ProviderId> = BTreeMap::new();
+    for plan in &plans {
+        let pool = &plan.worker.worker_pool_id;
+        if !providers.contains_key(pool) {
+            providers.insert(pool.clone(), enroll::static_provider(&deployment, pool).await?);
+        }
+    }
+    let (all, mut failed) = (plans.len(), 0);
+    let bar = progress(all);
+    let (deployment, providers) = (Arc::new(deployment), Arc::new(providers));
+    let mut waiting = plans.into_iter();
+    let mut under_way = JoinSet::new();
+    loop {
+        while under_way.len() < AT_ONCE
+            && let Some(plan) = waiting.next()
+        {
+            let (deployment, providers) = (Arc::clone(&deployment), Arc::clone(&providers));
+            under_way.spawn(async move {
+                let provider_id = &providers[&plan.worker.worker_pool_id];
+                let result = enroll::enroll_one(&deployment, provider_id, &plan).await;
+                (plan, result)
+            });
+        }
+        let Some(done) = under_way.join_next().await else { break };
+        let (plan, result) = done.map_err(|error| FleetError::System(io::Error::other(error)))?;
+        failed += usize::from(result.is_err());
+        bar.inc(1);
+        let line = line(&plan, &result, arguments.json);
+        // A reader that went away is no failure of ours, and no reason to stop half-way.
+        let _ = bar.suspend(|| writeln!(io::stdout(), "{line}"));
+    }
+    bar.finish_and_clear();
+    match failed {
+        0 => Ok(()),
+        failed => Err(FleetError::SomeFailed { path: path.to_owned(), failed, all }),
+    }
+}
+
+fn progress(all: usize) -> ProgressBar {
+    // Lines that come one by one on a terminal's own output show how far it is; the bar says how much is left.
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(all as u64);
+    match ProgressStyle::with_template("[{bar:40}] {pos} of {len}, {eta} left") {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")),
+        Err(_) => bar,
+    }
+}
+
+fn line(plan: &Plan, result: &Result<Enrolled, FleetError>, json: bool) -> String {
+    if json {
+        return enroll::document(plan, result).to_string();
+    }
+    let WorkerName { worker_pool_id, worker_group, worker_id } = &plan.worker;
+    let (word, rest) = match result {
+        Ok(enrolled) => (enrolled.word(), plan.config.display().to_string()),
+        Err(error) => ("FAILED", Chain(error).to_string()),
+    };
+    if io::stdout().is_terminal() {
+        return format!("{word:<20}  {worker_pool_id} {worker_group}/{worker_id}  {rest}");
+    }
+    format!("{word}\t{worker_pool_id}\t{worker_group}/{worker_id}\t{rest}")
+}
+
+/// Reads a list whole, with all of its mistakes.
+fn read(arguments: &EnrollArguments, path: &Path) -> Result<Vec<Plan>, FleetError> {
+    let wrong = |problems: Vec<String>| FleetError::List { path: path.to_owned(), problems };
+    let text = fs::read_to_string(path).map_err(|error| wrong(vec![error.to_string()]))?;
+    let text = text.trim_start_matches('\u{feff}');
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).comment(Some(b'#')).from_reader(text.as_bytes());
+    let header = reader.headers().map_err(|error| wrong(vec![error.to_string()]))?.clone();
+    let columns: Vec<&str> = header.iter().collect();
+    if let Some(unknown) = columns.iter().find(|column| !COLUMNS.contains(column)) {
+        return Err(wrong(vec![format!("line 1: there is no column {unknown:?}; known are {}", COLUMNS.join(", "))]));
+    }
+    if !columns.contains(&"id") {
+        return Err(wrong(vec!["line 1: the column id is missing".to_owned()]));
+    }
+    let (mut plans, mut problems, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for record in reader.records() {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                problems.push(error.to_string());
+                continue;
+            }
+        };
+        let line = record.position().map_or(0, csv::Position::line);
+        match (Row { columns: &columns, record: &record }).plan(arguments) {
+            Ok(plan) if !seen.insert(plan.worker.clone()) => {
+                problems.push(format!("line {line}: {} is there twice", plan.worker));
+            }
+            Ok(plan) => plans.push(plan),
+            Err(problem) => problems.push(format!("line {line}: {problem}")),
+        }
+    }
+    let mut files = BTreeSet::new();
+    let twice = plans.iter().filter(|plan| !files.insert(&plan.config));
+    problems.extend(twice.map(|plan| format!("two workers would have the config {}", plan.config.display())));
+    if plans.is_empty() && problems.is_empty() {
+        problems.push("it names no worker".to_owned());
+    }
+    if problems.is_empty() { Ok(plans) } else { Err(wrong(problems)) }
+}
+
+struct Row<'a> {
+    columns: &'a [&'a str],
+    record: &'a StringRecord,
+}
+
+impl Row<'_> {
+    fn cell(&self, name: &str) -> Option<&str> {
+        let at = self.columns.iter().position(|column| *column == name)?;
+        self.record.get(at).filter(|cell| !cell.is_empty())
+    }
+
+    /// What the row says, or else what the option says for all.
+    fn value<T: FromStr<Err: std::fmt::Display> + Clone>(
+        &self,
+        name: &str,
+        option: Option<&T>,
+    ) -> Result<Option<T>, String> {
+        match self.cell(name) {
+            Some(cell) => cell.parse().map(Some).map_err(|error| format!("{name}: {error}")),
+            None => Ok(option.cloned()),
+        }
+    }
+
+    fn plan(&self, arguments: &EnrollArguments) -> Result<Plan, String> {
+        let missing = |name: &str| format!("{name} is missing: give it here, or for all with --{name}");
+        let worker_pool_id = self.value("pool", arguments.pool.as_ref())?.ok_or_else(|| missing("pool"))?;
+        let worker_group = self.value("group", arguments.group.as_ref())?.ok_or_else(|| missing("group"))?;
+        let worker_id = self.value("id", None)?.ok_or("id is missing")?;
+        let worker = WorkerName { worker_pool_id, worker_group, worker_id };
+        let folder = arguments.config.clone().unwrap_or_default();
+        let name = format!("{}-{}.yml", worker.worker_group, worker.worker_id);
+        let config = folder.join(self.cell("config").map_or_else(|| PathBuf::from(name), PathBuf::from));
+        let expires = self.value::<Span>("expires", arguments.expires.as_ref())?;
+        if let Some(span) = expires {
+            enroll::end_of(span).map_err(|error| error.to_string())?;
+        }
+        Ok(Plan {
+            worker,
+            config,
+            implementation: arguments.implementation,
+            worker_path: arguments.worker_path.clone(),
+            worker_config_path: arguments.worker_config_path.clone(),
+            expires,
+            capacity: self.value("capacity", arguments.capacity.as_ref())?,
+            rotate: arguments.rotate,
+        })
+    }
+}
