@@ -106,7 +106,7 @@ pub struct EnrollArguments {
     pub capacity: Option<NonZeroU64>,
 
     /// Make a new secret for a machine that is known already
-    #[arg(long)]
+    #[arg(long, conflicts_with = "many")]
     pub rotate: bool,
 
     /// Enroll every machine in this CSV file; its first line names the columns: id and, where no option says it for all, pool, group, config, capacity, expires

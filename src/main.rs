@@ -87,7 +87,7 @@ fn ask(question: impl Future<Output = Result<(), FleetError>>) -> Result<u8, Run
         Ok(()) => 0,
         Err(error) => {
             tracing::error!("{}", report(&error, error.hint()));
-            Stage::Fleet.exit_code()
+            error.stage().exit_code()
         }
     })
 }

@@ -8,7 +8,7 @@ use crate::runner_config as documents;
 use serde::Deserialize;
 use std::io::Read;
 use std::path::Path;
-use taskcluster_api::{Client, Credentials, RootUrl, SecretString, WorkerManager, from_json};
+use taskcluster_api::{Client, Credentials, Environment, RootUrl, SecretString, WorkerManager, from_json};
 
 /// A file of more bytes than this is none with credentials.
 const MAX_SIZE: u64 = 1024 * 1024;
@@ -16,7 +16,8 @@ const MAX_SIZE: u64 = 1024 * 1024;
 /// A deployment, as an operator sees it.
 #[derive(Debug, Clone)]
 pub(super) struct Deployment {
-    pub(super) root_url: RootUrl,
+    /// What a machine is to call; not known where only a proxy is.
+    root_url: Option<RootUrl>,
     pub(super) manager: WorkerManager,
 }
 
@@ -36,18 +37,11 @@ struct Document {
 impl Deployment {
     /// That of the file, or else of the environment.
     pub(super) fn of(arguments: &DeploymentArguments) -> Result<Self, FleetError> {
-        let (root_url, credentials) = match &arguments.credentials {
-            Some(path) => {
-                let (root_url, credentials) =
-                    read(path).map_err(|problem| FleetError::Credentials { path: path.clone(), problem })?;
-                (root_url, Some(credentials))
-            }
-            None => {
-                let found = platform::taskcluster_environment().map_err(FleetError::Environment)?;
-                (found.root_url, found.credentials)
-            }
+        let Environment { root_url, called_url, credentials } = match &arguments.credentials {
+            Some(path) => read(path).map_err(|problem| FleetError::Credentials { path: path.clone(), problem })?,
+            None => platform::taskcluster_environment().map_err(FleetError::Environment)?,
         };
-        let client = Client::with_user_agent(root_url.clone(), USER_AGENT).map_err(FleetError::Client)?;
+        let client = Client::with_user_agent(called_url, USER_AGENT).map_err(FleetError::Client)?;
         let client = match credentials {
             Some(credentials) => client.with_credentials(credentials),
             None => {
@@ -57,9 +51,14 @@ impl Deployment {
         };
         Ok(Self { root_url, manager: WorkerManager::new(client) })
     }
+
+    /// What a machine is to call.
+    pub(super) fn root_url(&self) -> Result<&RootUrl, FleetError> {
+        self.root_url.as_ref().ok_or(FleetError::OnlyProxy)
+    }
 }
 
-fn read(path: &Path) -> Result<(RootUrl, Credentials), String> {
+fn read(path: &Path) -> Result<Environment, String> {
     documents::tighten(path);
     let mut text = String::new();
     let read = platform::open_regular_file(path).and_then(|file| file.take(MAX_SIZE).read_to_string(&mut text));
@@ -73,5 +72,6 @@ fn read(path: &Path) -> Result<(RootUrl, Credentials), String> {
         Some(certificate) => credentials.with_certificate(certificate).map_err(|error| error.to_string())?,
         None => credentials,
     };
-    Ok((document.root_url, credentials))
+    let (root_url, called_url) = (Some(document.root_url.clone()), document.root_url);
+    Ok(Environment { root_url, called_url, credentials: Some(credentials) })
 }

@@ -9,6 +9,7 @@ use super::deployment::Deployment;
 use super::runner_config::{self, Description};
 use crate::cli::{EnrollArguments, EnrolledWorker};
 use crate::private_file::{self, Durability};
+use crate::runner_config::StaticConfig;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use serde_json::json;
@@ -18,7 +19,8 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use taskcluster_api::worker_manager::{CreateWorker, ProviderInfo, ProviderType};
 use taskcluster_api::{
-    ApiError, ErrorClass, ExposeSecret, ProviderId, StaticSecret, Worker, WorkerName, WorkerPoolId, WorkerState,
+    ApiError, ErrorClass, ExposeSecret, ProviderId, RootUrl, StaticSecret, Worker, WorkerName, WorkerPoolId,
+    WorkerState,
 };
 
 /// One worker that is to be enrolled.
@@ -178,69 +180,52 @@ pub(super) async fn enroll_one(
     provider_id: &ProviderId,
     plan: &Plan,
 ) -> Result<Enrolled, FleetError> {
-    let worker = &plan.worker;
-    let config = runner_config::existing(&plan.config, &deployment.root_url, worker)?;
-    let pending = runner_config::pending(&plan.config);
-    // What was left by an enrollment that was interrupted; anything else there is no use to anybody.
-    let left = runner_config::existing(&pending, &deployment.root_url, worker).unwrap_or_default();
+    let (worker, root_url) = (&plan.worker, deployment.root_url()?);
+    let config = runner_config::existing(&plan.config, root_url, worker)?;
     let known = match deployment.manager.worker(worker).await {
         Ok(known) => Some(known),
         Err(error) if error.class() == ErrorClass::Absent => None,
         Err(error) => return Err(FleetError::Call(error)),
     };
-    if let Some(Worker { state: WorkerState::Stopped | WorkerState::Stopping, expires, .. }) = &known {
-        return Err(FleetError::Stopped { worker: worker.clone(), until: *expires });
-    }
-    let step = Step { plan, pending: &pending, known: known.as_ref() };
-    let described = |secret: &StaticSecret| {
-        Description {
-            root_url: &deployment.root_url,
-            provider_id,
-            worker,
-            implementation: plan.implementation,
-            path: plan.worker_path.as_deref(),
-            config_path: plan.worker_config_path.as_deref(),
+    match &known {
+        Some(known) if known.expires <= Timestamp::now() => {
+            return Err(FleetError::NotSwept { worker: worker.clone() });
         }
-        .write(secret)
-    };
-    match (&known, config, left) {
-        (None, _, _) if plan.rotate => Err(FleetError::Unknown { worker: worker.clone() }),
-        (Some(_), config, _) if plan.rotate => {
+        Some(Worker { state: WorkerState::Stopped | WorkerState::Stopping, expires, .. }) => {
+            return Err(FleetError::Stopped { worker: worker.clone(), until: *expires });
+        }
+        Some(_) | None => {}
+    }
+    let pending = runner_config::pending(&plan.config);
+    let mut step = Step { deployment, plan, pending: &pending, known };
+    let completed = step.complete(config.is_some()).await?;
+    let config = if completed { runner_config::existing(&plan.config, root_url, worker)? } else { config };
+    match (&step.known, config) {
+        (None, _) if plan.rotate => Err(FleetError::Unknown { worker: worker.clone() }),
+        (Some(_), Some(old)) if plan.rotate => {
             let secret = random()?;
-            let text = match &config {
-                Some(old) => runner_config::with_secret(&plan.config, old, &secret)?,
-                None => described(&secret),
-            };
-            step.prepare(&text)?;
-            step.settle(deployment.manager.update_worker(worker, &step.definition(&secret)?).await)?;
+            step.change(&runner_config::with_secret(&plan.config, &old, &secret)?, &secret).await?;
             Ok(Enrolled::Rotated)
         }
-        (Some(_), Some(_), None) => Ok(Enrolled::Already),
-        (None, Some(config), None) => {
-            let secret = secret_of(config.static_secret.expose_secret(), &plan.config)?;
-            let made = deployment.manager.create_worker(worker, &step.definition(&secret)?).await;
-            made.map(|_| Enrolled::Again).map_err(FleetError::Call)
+        (Some(_), None) if plan.rotate => {
+            let secret = random()?;
+            step.change(&step.describe(root_url, provider_id, &secret), &secret).await?;
+            Ok(Enrolled::Rotated)
         }
-        // createWorker takes the same secret twice, and no other: it says whether this is the one.
-        (known, config, Some(left)) => {
-            let secret = secret_of(left.static_secret.expose_secret(), &pending)?;
-            match (deployment.manager.create_worker(worker, &step.definition(&secret)?).await, config) {
-                (Err(error), Some(_)) if known.is_some() && error.status() == Some(400) => {
-                    step.forget();
-                    Ok(Enrolled::Already)
-                }
-                (Err(error), None) if known.is_some() && error.status() == Some(400) => {
-                    step.forget();
-                    Err(FleetError::SecretElsewhere { worker: worker.clone(), path: plan.config.clone() })
-                }
-                (made, _) => step.settle(made).map(|()| Enrolled::Completed),
+        (Some(_), Some(_)) if completed => Ok(Enrolled::Completed),
+        (Some(_), Some(_)) => Ok(Enrolled::Already),
+        (Some(_), None) => Err(FleetError::SecretElsewhere { worker: worker.clone(), path: plan.config.clone() }),
+        (None, Some(config)) => {
+            let secret = secret_of(&config, &plan.config)?;
+            match deployment.manager.create_worker(worker, &step.definition(&secret)?).await {
+                Ok(_) => Ok(Enrolled::Again),
+                Err(error) if error.is_certainly_undone() => Err(FleetError::Call(error)),
+                Err(source) => Err(FleetError::Doubtful { doing: "enrolling", worker: worker.clone(), source }),
             }
         }
-        (Some(_), None, None) => Err(FleetError::SecretElsewhere { worker: worker.clone(), path: plan.config.clone() }),
-        (None, None, None) => {
+        (None, None) => {
             let secret = random()?;
-            step.prepare(&described(&secret))?;
-            step.settle(deployment.manager.create_worker(worker, &step.definition(&secret)?).await)?;
+            step.change(&step.describe(root_url, provider_id, &secret), &secret).await?;
             Ok(Enrolled::New)
         }
     }
@@ -248,19 +233,80 @@ pub(super) async fn enroll_one(
 
 /// What the ways to enroll have in common.
 struct Step<'a> {
+    deployment: &'a Deployment,
     plan: &'a Plan,
+    /// The config that waits for worker-manager's answer.
     pending: &'a Path,
-    known: Option<&'a Worker>,
+    /// What worker-manager knows of the worker.
+    known: Option<Worker>,
 }
 
 impl Step<'_> {
+    /// Completes what was interrupted, or takes it back: createWorker takes the same secret twice, and no other, so it
+    /// says whether the secret that waits is the one that worker-manager has. Whether it was completed.
+    async fn complete(&mut self, has_config: bool) -> Result<bool, FleetError> {
+        let (worker, root_url) = (&self.plan.worker, self.deployment.root_url()?);
+        // Anything else of that name was never whole, or is no use.
+        let Ok(Some(left)) = runner_config::existing(self.pending, root_url, worker) else { return Ok(false) };
+        let secret = secret_of(&left, self.pending)?;
+        match self.deployment.manager.create_worker(worker, &self.definition(&secret)?).await {
+            Ok(known) => {
+                self.put_in_place()?;
+                self.known = Some(known);
+                Ok(true)
+            }
+            Err(error) if self.known.is_some() && error.status() == Some(400) => {
+                self.forget();
+                Ok(false)
+            }
+            // Nobody has a secret of a worker that nobody knows.
+            Err(error) if self.known.is_none() && error.is_certainly_undone() && !has_config => {
+                self.forget();
+                Err(FleetError::Call(error))
+            }
+            Err(source) => Err(self.unsure(source)),
+        }
+    }
+
+    /// Writes the config beside its place, tells worker-manager its secret, and puts it into its place; or takes it
+    /// back, where worker-manager has certainly not taken it.
+    async fn change(&self, text: &str, secret: &StaticSecret) -> Result<(), FleetError> {
+        let definition = self.definition(secret)?;
+        self.prepare(text)?;
+        let (manager, worker) = (&self.deployment.manager, &self.plan.worker);
+        let answer = match self.known {
+            Some(_) => manager.update_worker(worker, &definition).await,
+            None => manager.create_worker(worker, &definition).await,
+        };
+        match answer {
+            Ok(_) => self.put_in_place(),
+            Err(error) if error.is_certainly_undone() => {
+                self.forget();
+                Err(FleetError::Call(error))
+            }
+            Err(source) => Err(self.unsure(source)),
+        }
+    }
+
+    fn describe(&self, root_url: &RootUrl, provider_id: &ProviderId, secret: &StaticSecret) -> String {
+        Description {
+            root_url,
+            provider_id,
+            worker: &self.plan.worker,
+            implementation: self.plan.implementation,
+            path: self.plan.worker_path.as_deref(),
+            config_path: self.plan.worker_config_path.as_deref(),
+        }
+        .write(secret)
+    }
+
     /// What worker-manager is to know of the worker.
     fn definition(&self, secret: &StaticSecret) -> Result<CreateWorker, FleetError> {
-        let expires = match (self.plan.expires, self.known) {
+        let expires = match (self.plan.expires, &self.known) {
             (None, Some(known)) => known.expires,
             (span, _) => end_of(span.unwrap_or_else(|| Span::new().years(1)))?,
         };
-        let known = self.known.and_then(|known| NonZeroU64::new(known.capacity.into()));
+        let known = self.known.as_ref().and_then(|known| NonZeroU64::new(known.capacity.into()));
         Ok(CreateWorker {
             expires,
             capacity: self.plan.capacity.or(known),
@@ -276,21 +322,16 @@ impl Step<'_> {
             .map_err(|source| write(&self.plan.config, source))
     }
 
-    /// Puts the config into its place where worker-manager took its secret, and forgets it where that certainly
-    /// did not.
-    fn settle(&self, answer: Result<Worker, ApiError>) -> Result<(), FleetError> {
-        let (worker, pending) = (self.plan.worker.clone(), self.pending.to_owned());
-        match answer {
-            Ok(_) => {
-                let put = runner_config::put_in_place(self.pending, &self.plan.config);
-                put.map_err(|source| FleetError::NotInPlace { worker, pending, source })
-            }
-            Err(error) if error.is_certainly_undone() => {
-                self.forget();
-                Err(FleetError::Call(error))
-            }
-            Err(source) => Err(FleetError::Unsure { worker, pending, source }),
-        }
+    fn put_in_place(&self) -> Result<(), FleetError> {
+        runner_config::put_in_place(self.pending, &self.plan.config).map_err(|source| FleetError::NotInPlace {
+            worker: self.plan.worker.clone(),
+            pending: self.pending.to_owned(),
+            source,
+        })
+    }
+
+    fn unsure(&self, source: ApiError) -> FleetError {
+        FleetError::Unsure { worker: self.plan.worker.clone(), pending: self.pending.to_owned(), source }
     }
 
     fn forget(&self) {
@@ -304,8 +345,8 @@ fn random() -> Result<StaticSecret, FleetError> {
     StaticSecret::random().map_err(|error| FleetError::System(io::Error::other(error)))
 }
 
-fn secret_of(text: &str, path: &Path) -> Result<StaticSecret, FleetError> {
-    text.parse().map_err(|_| FleetError::InTheWay {
+fn secret_of(config: &StaticConfig, path: &Path) -> Result<StaticSecret, FleetError> {
+    config.static_secret.expose_secret().parse().map_err(|_| FleetError::InTheWay {
         path: path.to_owned(),
         problem: format!("its staticSecret is not {}", StaticSecret::EXPECTED),
     })

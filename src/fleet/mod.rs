@@ -14,6 +14,7 @@ mod unenroll;
 mod workers;
 
 use crate::cli::{EnrollArguments, ErrorsArguments, UnenrollArguments, WorkersArguments};
+use crate::error::Stage;
 use jiff::Timestamp;
 use std::io;
 use std::path::PathBuf;
@@ -37,6 +38,9 @@ pub enum FleetError {
     /// No HTTP client can be made.
     #[error("getting ready to talk to Taskcluster")]
     Client(#[source] NewClientError),
+    /// Only a proxy's URL is known, which is no use to a machine.
+    #[error("finding the deployment in the environment: TASKCLUSTER_PROXY_URL is set, and TASKCLUSTER_ROOT_URL is not")]
+    OnlyProxy,
     /// A question was not answered.
     #[error("asking Taskcluster")]
     Ask(#[source] ApiError),
@@ -58,6 +62,23 @@ pub enum FleetError {
         worker: WorkerName,
         /// When its row ends.
         until: Timestamp,
+    },
+    /// The name is taken by a worker whose row has ended, and is not deleted yet.
+    #[error("enrolling {worker}: an earlier worker has this name until worker-manager has swept its row away")]
+    NotSwept {
+        /// Which.
+        worker: WorkerName,
+    },
+    /// The answer to what changes something was lost, and no file waits for it.
+    #[error("{doing} {worker}: it is not known whether worker-manager did it")]
+    Doubtful {
+        /// What was asked for.
+        doing: &'static str,
+        /// Which.
+        worker: WorkerName,
+        /// What happened.
+        #[source]
+        source: ApiError,
     },
     /// The worker is known, and its secret isn't here.
     #[error("enrolling {worker}: worker-manager knows it already, and its secret is not in {}", path.display())]
@@ -90,7 +111,7 @@ pub enum FleetError {
         #[source]
         source: io::Error,
     },
-    /// The answer to what changes something was lost.
+    /// It can't be told whether worker-manager has the secret of a config that waits.
     #[error("enrolling {worker}: it is not known whether worker-manager took it; its config is kept in {}", pending.display())]
     Unsure {
         /// Which.
@@ -159,6 +180,11 @@ pub enum FleetError {
 }
 
 impl FleetError {
+    /// What failed, for the exit code.
+    pub fn stage(&self) -> Stage {
+        if matches!(self, Self::Arguments(_)) { Stage::CommandLine } else { Stage::Fleet }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -168,11 +194,16 @@ impl FleetError {
             Self::Credentials { .. } => {
                 "it must hold rootUrl, clientId, accessToken and, for temporary credentials, certificate, as YAML or JSON"
             }
+            Self::OnlyProxy => {
+                "set TASKCLUSTER_ROOT_URL to the deployment's own root URL as well: a machine cannot use the proxy"
+            }
+            Self::NotSwept { .. } => "try again within about an hour, or use another name",
             Self::Client(_) => "the system's TLS certificates or proxy variables cannot be used",
             Self::Ask(error) if error.status().is_none() => "is the root URL right, and can this machine reach it?",
             Self::Ask(error)
             | Self::Call(error)
             | Self::Unsure { source: error, .. }
+            | Self::Doubtful { source: error, .. }
             | Self::HalfUnenrolled { source: error, .. } => match error.status() {
                 Some(401) => "are these credentials still valid, and for this deployment?",
                 Some(403) => "the credentials lack the scope that is named above",
@@ -190,7 +221,9 @@ impl FleetError {
             Self::Unknown { .. } => "enroll it without --rotate",
             Self::InTheWay { .. } => "name another file with --config",
             Self::Write { .. } => "name a file that can be written with --config",
-            Self::NotDeleted { .. } => "delete it by hand: what it holds opens nothing any more",
+            Self::NotDeleted { .. } => {
+                "delete it by hand: a config's secret opens nothing any more, but credentials in a cache live for up to four days"
+            }
             Self::NotInPlace { .. } => "make room or correct the permissions, and run the same command again",
             Self::List { .. } => {
                 "the first line names the columns: id and, where the options don't say it for all, pool, group, config, capacity, expires"

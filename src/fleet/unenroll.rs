@@ -26,7 +26,8 @@ pub(super) async fn unenroll(arguments: &UnenrollArguments) -> Result<(), FleetE
     let known = match manager.remove_worker(&worker).await {
         Ok(()) => true,
         Err(error) if error.class() == ErrorClass::Absent => false,
-        Err(error) => return Err(FleetError::Call(error)),
+        Err(error) if error.is_certainly_undone() => return Err(FleetError::Call(error)),
+        Err(source) => return Err(FleetError::Doubtful { doing: "unenrolling", worker, source }),
     };
     if known {
         let secret = StaticSecret::random().map_err(|error| FleetError::System(io::Error::other(error)))?;
@@ -84,11 +85,12 @@ fn name(arguments: &UnenrollArguments, deployment: &Deployment) -> Result<Worker
     let of_config = arguments.config.as_ref().map(|path| {
         let in_the_way = |problem| FleetError::InTheWay { path: path.clone(), problem };
         let host = runner_config::read(path).map_err(in_the_way)?.host;
-        if host.root_url == deployment.root_url {
+        let root_url = deployment.root_url()?;
+        if host.root_url == *root_url {
             let (worker_pool_id, worker_group, worker_id) = (host.worker_pool_id, host.worker_group, host.worker_id);
             Ok(WorkerName { worker_pool_id, worker_group, worker_id })
         } else {
-            Err(in_the_way(format!("it is for {}, and the credentials for {}", host.root_url, deployment.root_url)))
+            Err(in_the_way(format!("it is for {}, and the credentials for {}", host.root_url, root_url)))
         }
     });
     let of_config = of_config.transpose()?;
@@ -112,7 +114,7 @@ fn name(arguments: &UnenrollArguments, deployment: &Deployment) -> Result<Worker
 fn delete(config: &Path) -> Result<Vec<PathBuf>, FleetError> {
     let loaded = crate::runner_config::load(config).ok().and_then(|loaded| loaded.config);
     let mut files = loaded.map(|loaded| cache::Cache::of(&loaded, config).files()).unwrap_or_default();
-    files.push(config.to_owned());
+    files.extend([runner_config::pending(config), config.to_owned()]);
     let mut deleted = Vec::new();
     for path in files {
         match fs::remove_file(&path) {

@@ -99,7 +99,12 @@ impl Done {
 
     #[track_caller]
     fn failed(self, words: &str) {
-        assert_eq!(self.code, Some(22), "{}{}", self.output, self.errors);
+        self.failed_with(22, words);
+    }
+
+    #[track_caller]
+    fn failed_with(self, code: i32, words: &str) {
+        assert_eq!(self.code, Some(code), "{}{}", self.output, self.errors);
         assert!(self.errors.contains(words) && self.errors.contains("hint: "), "{words:?} is not in {}", self.errors);
     }
 }
@@ -188,10 +193,10 @@ fn a_worker_that_was_forgotten_is_known_again_by_the_same_secret() {
 #[test]
 fn what_cannot_be_enrolled_leaves_nothing_behind() {
     let office = Office::new();
-    office.run(&["enroll", "--pool", POOL]).failed("--pool, --group and --id are needed");
+    office.run(&["enroll", "--pool", POOL]).failed_with(3, "--pool, --group and --id are needed");
     office.run(&["enroll", "--pool", "proj-x/none", "--group", "g", "--id", "i"]).failed("does not exist");
     office.enroll(&["--rotate"]).failed("worker-manager does not know it");
-    office.enroll(&["--expires=-1d"]).failed("must be in the future");
+    office.enroll(&["--expires=-1d"]).failed_with(3, "must be in the future");
     let deny = |scope: &str| office.simulator.world(|world| world.taskcluster.denied_scopes = vec![scope.to_owned()]);
     deny("worker-manager:create-worker:*");
     office.enroll(&[]).failed("lacks the scope worker-manager:create-worker:proj-simulated/ci/rack-1/m-1");
@@ -206,7 +211,10 @@ fn what_cannot_be_enrolled_leaves_nothing_behind() {
         office.simulator.world(|world| world.taskcluster.workers.get_mut(&worker("m-1")).unwrap().worker.state = state);
     };
     stop(WorkerState::Stopped);
-    office.enroll(&[]).failed("a removed worker has this name until its row is deleted");
+    let until = office.simulator.world(|world| world.taskcluster.workers[&worker("m-1")].worker.expires);
+    office
+        .enroll(&[])
+        .failed(&format!("a removed worker has this name until its row is deleted, soon after {until:.0}"));
     stop(WorkerState::Running);
     // A file that is something else is not touched.
     for content in ["just: text\n", "provider: {providerType: aws}\nworker: {implementation: dummy}\n"] {
@@ -215,6 +223,13 @@ fn what_cannot_be_enrolled_leaves_nothing_behind() {
         assert_eq!(office.read("m-1.yml"), content);
     }
     assert_eq!(office.files(), ["m-1.yml"]);
+
+    // Unenrolled, and not swept away yet.
+    office.simulator.world(|world| world.taskcluster.sweeps = false);
+    fs::remove_file(office.path("m-1.yml")).unwrap();
+    office.run(&["unenroll", "--pool", POOL, "--group", "rack-1", "--id", "m-1"]).well();
+    office.enroll(&[]).failed("until worker-manager has swept its row away");
+    assert!(office.files().is_empty());
 
     let cloud = Simulator::start(&Setup { kind: CloudKind::Google, latency: Duration::ZERO }).unwrap();
     let office = Office { simulator: cloud, folder: tempfile::tempdir().unwrap() };
@@ -267,6 +282,169 @@ fn a_rotation_that_is_interrupted_is_completed_or_forgotten() {
         assert_eq!(office.secret() == first, !was_done);
         assert!(office.read("m-1.yml").contains(&office.secret().unwrap()));
     }
+}
+
+/// A rotation that was interrupted is settled before another one begins, whatever becomes of that.
+#[test]
+fn a_second_rotation_never_loses_the_secret_of_the_first() {
+    for refused in [true, false] {
+        let office = Office::new();
+        office.enroll(&[]).well();
+        let first = office.secret();
+        office.simulator.fault("POST /api/worker-manager", 1, Fault::SlowBody(PATIENCE));
+        let rotate = ["enroll", "--pool", POOL, "--group", "rack-1", "--id", "m-1", "--rotate"];
+        let mut child = office.command(&rotate).spawn().unwrap();
+        assert!(office.simulator.wait_for("POST /api/worker-manager", 1, PATIENCE));
+        while office.secret() == first {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let second = office.secret();
+        if refused {
+            let scope = "worker-manager:update-worker:*".to_owned();
+            office.simulator.world(|world| world.taskcluster.denied_scopes.push(scope));
+            office.run(&rotate).failed("InsufficientScopes");
+        } else {
+            office.run(&rotate).well();
+        }
+        assert_eq!(office.secret() == second, refused);
+        assert!(office.read("m-1.yml").contains(&office.secret().unwrap()));
+        assert_eq!(office.files(), ["m-1.yml"]);
+    }
+}
+
+/// No answer to any try: the config waits, and the words say so.
+#[test]
+fn what_is_not_known_is_said_and_settled_by_the_same_command() {
+    let office = Office::new();
+    office.simulator.fault("PUT /api/worker-manager", usize::MAX, Fault::LoseAnswer);
+    office
+        .enroll(&[])
+        .failed("it is not known whether worker-manager took it; its config is kept in .m-1.yml.enrolling");
+    assert_eq!(office.files(), [".m-1.yml.enrolling"]);
+    // Whoever may not ask loses nothing.
+    office.simulator.world(|world| {
+        world.rules.clear();
+        world.taskcluster.denied_scopes.push("worker-manager:create-worker:*".to_owned());
+    });
+    office.enroll(&[]).failed("its config is kept in");
+    assert_eq!(office.files(), [".m-1.yml.enrolling"]);
+    office.simulator.world(|world| world.taskcluster.denied_scopes.clear());
+    office.enroll(&[]).well();
+    assert!(office.read("m-1.yml").contains(&office.secret().unwrap()));
+}
+
+#[test]
+fn a_worker_is_unenrolled_in_two_steps_that_can_be_repeated_and_its_files_go_with_it() {
+    let office = Office::new();
+    office.enroll(&[]).well();
+    let config = office.read("m-1.yml").replace("# cacheOverRestarts: /var/lib/start-worker/", "cacheOverRestarts: ");
+    fs::write(office.path("m-1.yml"), config).unwrap();
+    for file in ["run.json", "start-worker-retiring.json", ".m-1.yml.enrolling", "other.yml"] {
+        fs::write(office.path(file), "{}").unwrap();
+    }
+    let unenroll = ["unenroll", "--config", "m-1.yml", "--delete"];
+    office.simulator.world(|world| {
+        world.taskcluster.denied_scopes.push("worker-manager:update-worker:*".to_owned());
+    });
+    office.run(&unenroll).failed("it is removed, but its name is not free yet");
+    assert_eq!(office.files().len(), 5, "nothing is deleted before the worker is gone");
+    office.simulator.world(|world| world.taskcluster.denied_scopes.clear());
+    let said = office.run(&unenroll).well();
+    assert!(said.contains("Deleted run.json.") && said.contains("Deleted m-1.yml."), "{said}");
+    assert_eq!(office.files(), ["other.yml"]);
+    let ended = office.simulator.world(|world| world.taskcluster.workers[&worker("m-1")].worker.expires);
+    assert!(ended < Timestamp::now(), "{ended}");
+    // A config of another deployment names nobody here.
+    office.enroll(&[]).well();
+    let elsewhere = office.read("m-1.yml").replace(&office.simulator.url(), "https://tc.example.com");
+    fs::write(office.path("m-1.yml"), elsewhere).unwrap();
+    office.run(&unenroll).failed("https://tc.example.com");
+    office.run(&["unenroll", "--pool", POOL]).failed_with(3, "or --config alone");
+}
+
+#[test]
+fn every_implementation_has_a_config_without_mistakes() {
+    for (implementation, paths) in [("generic-worker", true), ("docker-worker", true), ("dummy", false)] {
+        let office = Office::new();
+        let folder = office.path("my \"docker\" worker");
+        fs::create_dir_all(folder.join("bin")).unwrap();
+        fs::copy(simulated_worker(), folder.join("bin").join("docker-worker")).unwrap();
+        let program = if implementation == "docker-worker" { folder } else { simulated_worker() };
+        let own = office.path("own.json");
+        let mut arguments = vec!["--implementation", implementation, "--capacity", "3"];
+        if paths {
+            arguments.extend(["--worker-path", program.to_str().unwrap()]);
+            arguments.extend(["--worker-config-path", own.to_str().unwrap()]);
+        }
+        office.enroll(&arguments).well();
+        let checked = office.run(&["check", "m-1.yml"]);
+        assert_eq!(checked.code, Some(0), "{implementation}: {}", checked.errors);
+        let capacity = office.simulator.world(|world| world.taskcluster.workers[&worker("m-1")].worker.capacity);
+        assert_eq!(u64::from(capacity), 3);
+        // Without the paths it has the usual ones, and says where they are.
+        office.enroll(&["--config", "usual.yml", "--implementation", implementation, "--rotate"]).well();
+        let usual = office.run(&["check", "usual.yml"]);
+        let mistakes = usual.errors.lines().filter(|line| line.contains("error:") && !line.contains("worker."));
+        assert_eq!(mistakes.count(), 0, "{}", usual.errors);
+    }
+}
+
+/// Within a task the proxy is called, and the machine is told the deployment's own URL.
+#[test]
+fn a_proxy_is_no_deployment() {
+    let office = Office::new();
+    office.simulator.world(|world| world.taskcluster.anonymous_scopes.push("*".to_owned()));
+    let proxied = |root: Option<&str>| {
+        let mut command = office.command(&["enroll", "--pool", POOL, "--group", "rack-1", "--id", "m-1"]);
+        command.env("TASKCLUSTER_PROXY_URL", office.simulator.url());
+        for name in ["TASKCLUSTER_ROOT_URL", "TASKCLUSTER_CLIENT_ID", "TASKCLUSTER_ACCESS_TOKEN"] {
+            command.env_remove(name);
+        }
+        command.envs(root.map(|root| ("TASKCLUSTER_ROOT_URL", root)));
+        Done::of(&command.output().unwrap())
+    };
+    proxied(None).failed("TASKCLUSTER_ROOT_URL is not");
+    proxied(Some("https://tc.example.com")).well();
+    assert!(office.read("m-1.yml").contains("rootURL: \"https://tc.example.com\""));
+}
+
+/// What people see: aligned columns, a count, and a screen that is drawn anew.
+#[cfg(unix)]
+#[test]
+fn a_terminal_gets_tables() {
+    use std::io::Read;
+    let office = Office::new();
+    office.enroll(&[]).well();
+    let on_terminal = |arguments: &[&str], wanted: &str| {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let mut command = office.command(arguments);
+        command.stdout(terminal.slave.try_clone().unwrap()).stderr(terminal.slave);
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let (mut master, mut seen) = (fs::File::from(terminal.master), Vec::new());
+        let mut buffer = [0; 4096];
+        // A terminal that nobody has open any more is an error, and the end.
+        while let Ok(read @ 1..) = master.read(&mut buffer) {
+            seen.extend_from_slice(&buffer[..read]);
+            if crate::support::contains(&seen, wanted.as_bytes()) {
+                break;
+            }
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        String::from_utf8_lossy(&seen).into_owned()
+    };
+    let workers = on_terminal(&["workers", "--pool", POOL], "2 workers: 2 running");
+    assert!(workers.contains("GROUP   ID         STATE    CAPACITY"), "{workers}");
+    assert!(workers.contains("rack-1  machine-1  running  1"), "{workers}");
+    let watched = on_terminal(&["workers", "--pool", POOL, "--watch", "1"], "2 running\r\n");
+    assert!(watched.contains("\u{1b}[2J\u{1b}[H"), "{watched}");
+    fs::write(office.path("fleet.csv"), "id\na\nb\n").unwrap();
+    let many = on_terminal(&["enroll", "--pool", POOL, "--group", "rack-2", "--many", "fleet.csv"], "nothing");
+    assert!(many.contains("of 2") && many.contains("enrolled              proj-simulated/ci rack-2/a"), "{many}");
+    assert!(on_terminal(&["errors", "--pool", POOL], "no errors").contains("no errors"));
 }
 
 #[test]
@@ -419,6 +597,15 @@ fn errors_are_grouped_bounded_in_time_followed_and_harmless_to_a_terminal() {
     assert_eq!(next()["title"], "new");
     put(0, "newer", "right now");
     assert_eq!(next()["title"], "newer", "each comes once");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // For people what was there comes grouped, and the rest a line each.
+    let mut child = office.command(&["errors", "--pool", POOL, "--since", "90m", "--follow", "1"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("COUNT\t"));
+    assert!(lines.any(|line| line.unwrap().contains("newest on rack-1/m-1")));
+    put(0, "newest of all", "at last\nand more");
+    assert!(lines.any(|line| line.unwrap().ends_with("\track-1/m-1\tboot\tnewest of all\tat last")));
     child.kill().unwrap();
     child.wait().unwrap();
 }

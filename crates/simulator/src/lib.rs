@@ -37,7 +37,9 @@
 //! # }
 //! ```
 //!
-//! `simulator serve` does the same as a program. Signatures (header and bewit, with temporary credentials and
+//! It is not published: name it as a development dependency by git (`simulator = { git = "…" }` with this repository's
+//! URL), or install the program with `cargo install --path crates/simulator`. `simulator serve` does the same as a
+//! program. Signatures (header and bewit, with temporary credentials and
 //! authorized scopes), scopes, payloads and queries are checked; answers and refusals are those that the schemas and
 //! the services' own code describe (`tests/all/` compares them with the schemas). Not simulated: clouds that
 //! make workers by themselves, the queue but for what `listWorkers` shows of it, and e-mail.

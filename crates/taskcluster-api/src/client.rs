@@ -100,8 +100,8 @@ impl Client {
     /// # Errors
     /// Where a variable is missing or wrong, or TLS can't be set up.
     pub fn from_environment() -> Result<Self, FromEnvironmentError> {
-        let Environment { root_url, credentials } = Environment::read()?;
-        let client = Self::new(root_url)?;
+        let Environment { called_url, credentials, .. } = Environment::read()?;
+        let client = Self::new(called_url)?;
         Ok(credentials.map(|credentials| client.with_credentials(credentials)).unwrap_or(client))
     }
 
@@ -211,13 +211,15 @@ impl Client {
 
     async fn answer(&self, call: &Call<'_>) -> Result<Vec<u8>, ApiError> {
         let mut tries = Tries::begin(self.retry);
+        let mut may_be_done = false;
         loop {
             let error = match self.call_once(call).await {
                 Ok(answer) => return Ok(answer),
-                Err(failure) => self.error(call, failure),
+                Err(failure) => ApiError { earlier_may_be_done: may_be_done, ..self.error(call, failure) },
             };
+            may_be_done |= !error.failure.is_certainly_undone();
             let may_repeat =
-                call.endpoint.idempotent || self.retry.repeat == Repeat::Any || error.is_certainly_undone();
+                call.endpoint.idempotent || self.retry.repeat == Repeat::Any || error.failure.is_certainly_undone();
             if !error.is_retryable() || !may_repeat {
                 return Err(error);
             }
@@ -250,7 +252,7 @@ impl Client {
             Ok(url) => url.into(),
             Err(_) => format!("{}{}", self.root_url, call.endpoint.path(call.arguments)),
         };
-        ApiError { endpoint: call.endpoint, url, failure }
+        ApiError { endpoint: call.endpoint, url, failure, earlier_may_be_done: false }
     }
 
     fn url(&self, call: &Call<'_>) -> Result<Url, Failure> {

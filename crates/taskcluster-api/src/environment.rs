@@ -7,8 +7,10 @@ use std::env::VarError;
 /// A deployment and who talks to it.
 #[derive(Debug, Clone)]
 pub struct Environment {
-    /// `TASKCLUSTER_PROXY_URL` (a proxy that signs for a task), or else `TASKCLUSTER_ROOT_URL`.
-    pub root_url: RootUrl,
+    /// `TASKCLUSTER_ROOT_URL`: the deployment. Where there is a proxy, it may be missing.
+    pub root_url: Option<RootUrl>,
+    /// Where calls go: `TASKCLUSTER_PROXY_URL` (a proxy that signs for a task), or else the deployment.
+    pub called_url: RootUrl,
     /// `TASKCLUSTER_CLIENT_ID`, `TASKCLUSTER_ACCESS_TOKEN` and, where it is there, `TASKCLUSTER_CERTIFICATE`.
     pub credentials: Option<Credentials>,
 }
@@ -64,13 +66,12 @@ impl Environment {
         lookup: impl Fn(&'static str) -> Result<Option<String>, EnvironmentError>,
     ) -> Result<Self, EnvironmentError> {
         let variable = |name| lookup(name).map(|value| value.filter(|value| !value.is_empty()));
-        let (proxy, root) = ("TASKCLUSTER_PROXY_URL", "TASKCLUSTER_ROOT_URL");
-        let (name, url) = match (variable(proxy)?, variable(root)?) {
-            (Some(url), _) => (proxy, url),
-            (None, Some(url)) => (root, url),
-            (None, None) => return Err(EnvironmentError::NoRootUrl),
+        let url = |name| {
+            let url = variable(name)?.map(|url| url.parse::<RootUrl>()).transpose();
+            url.map_err(|problem| EnvironmentError::RootUrl { name, problem })
         };
-        let root_url = url.parse().map_err(|problem| EnvironmentError::RootUrl { name, problem })?;
+        let (proxy_url, root_url) = (url("TASKCLUSTER_PROXY_URL")?, url("TASKCLUSTER_ROOT_URL")?);
+        let called_url = proxy_url.or_else(|| root_url.clone()).ok_or(EnvironmentError::NoRootUrl)?;
         let (id, token) = ("TASKCLUSTER_CLIENT_ID", "TASKCLUSTER_ACCESS_TOKEN");
         let credentials = match (variable(id)?, variable(token)?) {
             (Some(id), Some(token)) => {
@@ -81,7 +82,7 @@ impl Environment {
             (None, Some(_)) => return Err(EnvironmentError::Half { there: token, missing: id }),
             (None, None) => None,
         };
-        Ok(Self { root_url, credentials })
+        Ok(Self { root_url, called_url, credentials })
     }
 }
 
@@ -101,11 +102,12 @@ mod tests {
         const ID: (&str, &str) = ("TASKCLUSTER_CLIENT_ID", "me");
         const TOKEN: (&str, &str) = ("TASKCLUSTER_ACCESS_TOKEN", "canary");
         let environment = of(&[ROOT, ID, TOKEN, ("TASKCLUSTER_CERTIFICATE", "")]).unwrap();
-        assert_eq!(environment.root_url.as_str(), ROOT.1);
+        assert_eq!(environment.called_url.as_str(), ROOT.1);
         assert_eq!(environment.credentials.as_ref().unwrap().client_id, "me");
         assert!(!format!("{environment:?}").contains("canary"));
         let environment = of(&[ROOT, ("TASKCLUSTER_PROXY_URL", "http://taskcluster")]).unwrap();
-        assert_eq!(environment.root_url.as_str(), "http://taskcluster");
+        assert_eq!(environment.called_url.as_str(), "http://taskcluster");
+        assert_eq!(environment.root_url.as_ref().map(RootUrl::as_str), Some(ROOT.1));
         assert!(environment.credentials.is_none());
         for (variables, words) in [
             (vec![], "TASKCLUSTER_ROOT_URL"),

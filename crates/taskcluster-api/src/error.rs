@@ -13,8 +13,10 @@ pub struct ApiError {
     pub endpoint: &'static Endpoint,
     /// Where it was sent, with its query.
     pub url: String,
-    /// What happened.
+    /// What happened, to the last try where there were more.
     pub failure: Failure,
+    /// Whether an earlier try may have done what was asked for.
+    pub(crate) earlier_may_be_done: bool,
 }
 
 /// What happened to a call.
@@ -107,6 +109,15 @@ impl Failure {
             Self::Status { .. } | Self::TooLarge(_) | Self::Decode(_) | Self::Request(_) => ErrorClass::Refused,
         }
     }
+
+    /// Whether the service has certainly not done what this try asked for.
+    pub(crate) fn is_certainly_undone(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Request(_) => true,
+            Self::Status { status, .. } => (400..500).contains(status),
+            Self::Transport(_) | Self::Timeout(_) | Self::TooLarge(_) | Self::Decode(_) => false,
+        }
+    }
 }
 
 impl ApiError {
@@ -120,14 +131,10 @@ impl ApiError {
         self.class() == ErrorClass::Retry
     }
 
-    /// Whether the service has certainly not done what it was asked for, so that even a call that must not be made
-    /// twice can be made again.
+    /// Whether the service has certainly not done what it was asked for, by no try, so that even a call that must not be
+    /// made twice can be made again.
     pub fn is_certainly_undone(&self) -> bool {
-        match &self.failure {
-            Failure::Connect(_) | Failure::Request(_) => true,
-            Failure::Status { status, .. } => (400..500).contains(status),
-            Failure::Transport(_) | Failure::Timeout(_) | Failure::TooLarge(_) | Failure::Decode(_) => false,
-        }
+        !self.earlier_may_be_done && self.failure.is_certainly_undone()
     }
 
     /// The HTTP status, where there was an answer that is no success.
@@ -160,7 +167,11 @@ impl ApiError {
 impl fmt::Debug for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let call = format_args!("{}", self.endpoint);
-        f.debug_struct("ApiError").field("call", &call).field("url", &self.url).field("failure", &self.failure).finish()
+        f.debug_struct("ApiError")
+            .field("call", &call)
+            .field("url", &self.url)
+            .field("failure", &self.failure)
+            .finish_non_exhaustive()
     }
 }
 

@@ -29,7 +29,8 @@ use std::fmt;
 #[derive(Debug, Clone)]
 pub struct Secrets(Client);
 
-/// A secret. As JSON it is itself: whoever serialises it writes secrets.
+/// A secret: what `get` answers and `set` takes. Schema: `secret.json`. As JSON it is itself: whoever serialises it
+/// writes secrets.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Secret {
     /// What it holds.

@@ -107,8 +107,9 @@ mod tests {
 
     const NONCE: &str = "j4h3g2";
 
-    /// The first is the example of the Hawk specification with our content type; the codes come from Hawk's formula
-    /// by another implementation of HMAC.
+    // Keys, times, nonces and URLs are those of the Hawk specification's examples; the codes come from its formulas by
+    // another implementation of HMAC and SHA-256 (Python's).
+
     #[test]
     fn requests_are_signed_as_hawk_says() {
         let url = Url::parse("http://example.com:8000/resource/1?b=1&a=2").unwrap();
@@ -152,15 +153,24 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_travels_in_ext_as_json() {
+    fn a_certificate_travels_in_ext_of_both() {
         let scopes = scopes();
-        let ext = |certificate: &str| {
-            let credentials = Credentials { certificate: Some(certificate.into()), ..example() };
-            Signer { credentials: &credentials, authorized_scopes: Some(&scopes) }.extension()
-        };
-        let read = STANDARD.decode(ext(r#"{"version":1}"#).unwrap().unwrap()).unwrap();
-        let read: Value = serde_json::from_slice(&read).unwrap();
-        assert_eq!(read, json!({"certificate": {"version": 1}, "authorizedScopes": ["a:b"]}));
-        assert_eq!(ext("canary"), Err("the credentials' certificate is no JSON".to_owned()));
+        let of = |certificate: &str| Credentials { certificate: Some(certificate.into()), ..example() };
+        let credentials = of(r#"{"version":1}"#);
+        let signer = Signer { credentials: &credentials, authorized_scopes: Some(&scopes) };
+        let url = Url::parse("http://example.com:8000/resource/1?b=1&a=2").unwrap();
+        let header = signer.authorization(("GET", &url), None, at(1_353_832_234), NONCE.to_owned()).unwrap();
+        let ext = "eyJhdXRob3JpemVkU2NvcGVzIjpbImE6YiJdLCJjZXJ0aWZpY2F0ZSI6eyJ2ZXJzaW9uIjoxfX0=";
+        assert!(
+            header.ends_with(&format!(r#", mac="XHNEqhUWYNm5wy4NiGp3NZOPLJEekO6skWMRzXaws54=", ext="{ext}""#)),
+            "{header}"
+        );
+        let url = Url::parse("http://example.com/resource/4?filter=a").unwrap();
+        let url = signer.signed_url(url, at(1_356_420_707)).unwrap();
+        let bewit = "ZGgzN2ZnajQ5MmplXDEzNTY0MjA3MDdcZHhVWEFmc3ZKSFplSm9ySlhvNkNiaUxLdU1LdVEwSmVuWGRzeXlDK2pNND1cZXlKaGRYUm9iM0pwZW1Wa1UyTnZjR1Z6SWpwYkltRTZZaUpkTENKalpYSjBhV1pwWTJGMFpTSTZleUoyWlhKemFXOXVJam94ZlgwPQ";
+        assert!(url.expose_secret().ends_with(&format!("&bewit={bewit}")));
+        let broken = of("canary");
+        let error = Signer { credentials: &broken, authorized_scopes: None }.extension();
+        assert_eq!(error, Err("the credentials' certificate is no JSON".to_owned()));
     }
 }

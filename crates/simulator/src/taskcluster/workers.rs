@@ -219,6 +219,9 @@ impl Taskcluster {
         let pool = self.pool(&name.worker_pool_id)?;
         let worker_config = worker_config(pool).unwrap_or_else(|| self.worker_config.clone());
         let row = self.workers.get(&name).ok_or_else(|| absent(format!("Worker {name} does not exist")))?;
+        if row.worker.expires <= self.timestamp() {
+            return Err(input(format!("{name} has expired")));
+        }
         if row.worker.provider_id != request.provider_id {
             return Err(input(format!("{name} does not have provider {}", request.provider_id)));
         }

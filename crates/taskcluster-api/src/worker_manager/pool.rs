@@ -60,7 +60,7 @@ macro_rules! with_counts {
 }
 
 with_counts! {
-    /// A worker pool's definition and state. Schema: `worker-pool-full.json`.
+    /// A worker pool's definition and state: what `workerPool` and whatever changes a pool answer. Schema: `worker-pool-full.json`.
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     WorkerPool {
         /// Its id. The schema allows that it is missing.
@@ -159,7 +159,7 @@ pub enum Archived {
     Included,
 }
 
-/// What a pool's workers are made from. Schema: `worker-pool-launch-config-list.json`, which sets no pattern for ids.
+/// What a pool's workers are made from, in `listWorkerPoolLaunchConfigs`. Schema: `worker-pool-launch-config-list.json`, which sets no pattern for ids.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LaunchConfig {
@@ -180,7 +180,7 @@ pub struct LaunchConfig {
 }
 
 with_counts! {
-    /// How many workers a pool has. Schema: `worker-pool-list-stats.json`.
+    /// How many workers a pool has, in `listWorkerPoolsStats`. Schema: `worker-pool-list-stats.json`.
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
     WorkerPoolListStats {
         /// The pool.
@@ -189,7 +189,7 @@ with_counts! {
 }
 
 with_counts! {
-    /// How many workers a launch configuration has. Schema: `worker-pool-stats.json`.
+    /// How many workers a launch configuration has, in `workerPoolStats`. Schema: `worker-pool-stats.json`.
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
     LaunchConfigStats {
         /// The pool.

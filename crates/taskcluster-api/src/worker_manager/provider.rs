@@ -4,7 +4,7 @@ use crate::open_enum::open_enum;
 use crate::pages::page_body;
 use serde::{Deserialize, Serialize};
 
-/// A provider of the deployment. Schema: `provider-list.json`, which sets no pattern for its id.
+/// A provider of the deployment, in `listProviders`. Schema: `provider-list.json`, which sets no pattern for its id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Provider {

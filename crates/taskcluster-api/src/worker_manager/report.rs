@@ -73,7 +73,7 @@ impl ReportWorkerErrorRequest {
     }
 }
 
-/// An error of a worker or of a pool's provisioning. Schema: `worker-pool-error.json`.
+/// An error of a worker or of a pool's provisioning, in `listWorkerPoolErrors`, and what `reportWorkerError` answers. Schema: `worker-pool-error.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolError {

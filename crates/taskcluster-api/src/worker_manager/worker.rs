@@ -73,7 +73,7 @@ impl From<Capacity> for u64 {
     }
 }
 
-/// A worker, as worker-manager knows it. Schema: `worker-full.json`.
+/// A worker, as worker-manager knows it: what `worker`, `createWorker` and `updateWorker` answer. Schema: `worker-full.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Worker {
@@ -146,7 +146,7 @@ pub struct CreateWorker {
     pub provider_info: Option<ProviderInfo>,
 }
 
-/// What a worker's provider needs to know. The schema knows the static provider's only.
+/// What a worker's provider needs to know, in `createWorker` and `updateWorker`. The schema knows the static provider's only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProviderInfo {
@@ -163,7 +163,7 @@ pub struct ShouldTerminate {
     pub reason: String,
 }
 
-/// One run of a task. Schema: `task-run.json`.
+/// One run of a task, in `listWorkers` and `getWorker`. Schema: `task-run.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskRun {
@@ -173,7 +173,7 @@ pub struct TaskRun {
     pub run_id: u32,
 }
 
-/// A worker, as the queue and worker-manager together know it. Schema: `list-workers-response.json`.
+/// A worker, as the queue and worker-manager together know it, in `listWorkers`. Schema: `list-workers-response.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueWorker {
@@ -226,7 +226,7 @@ pub struct QueueWorkerFilter {
     pub state: Option<WorkerState>,
 }
 
-/// One worker, as the queue and worker-manager together know it. Schema: `worker-response.json`.
+/// One worker, as the queue and worker-manager together know it: what `getWorker` answers. Schema: `worker-response.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueWorkerDetails {
@@ -272,7 +272,7 @@ pub struct QueueWorkerDetails {
     pub quarantine_details: Option<Vec<Quarantine>>,
 }
 
-/// One change of a worker's quarantine.
+/// One change of a worker's quarantine, in `getWorker`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Quarantine {

@@ -81,6 +81,17 @@ async fn what_may_have_been_done_is_done_again_only_where_that_is_harmless_or_as
     assert_eq!(server.asked().len(), 6);
 }
 
+/// A refusal of a second try says nothing of the first.
+#[tokio::test]
+async fn what_an_earlier_try_may_have_done_is_not_undone_by_a_later_refusal() {
+    let server = Server::start(|number, _| status(if number == 0 { 502 } else { 403 })).await;
+    let error = WorkerManager::new(server.client()).remove_worker(&worker()).await.unwrap_err();
+    assert_eq!((error.status(), error.is_certainly_undone()), (Some(403), false));
+    let server = Server::start(|number, _| status(if number == 0 { 429 } else { 403 })).await;
+    let error = WorkerManager::new(server.client()).remove_worker(&worker()).await.unwrap_err();
+    assert_eq!((error.status(), error.is_certainly_undone()), (Some(403), true));
+}
+
 #[tokio::test]
 async fn nobody_there_is_an_error_of_its_own() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

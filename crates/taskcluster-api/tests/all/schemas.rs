@@ -63,6 +63,11 @@ impl Schemas {
         Some(Self { folder, documents: schemas, validators })
     }
 
+    /// Every schema's name.
+    pub fn names(&self) -> std::collections::BTreeSet<String> {
+        self.documents.keys().cloned().collect()
+    }
+
     /// The entries of a service's reference.
     pub fn reference(&self, service: &str) -> Vec<Value> {
         let path = self.folder.join("references").join(service).join("v1/api.json");

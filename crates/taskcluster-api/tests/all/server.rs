@@ -41,6 +41,8 @@ impl Answer {
 struct State {
     asked: Vec<Asked>,
     connections: usize,
+    /// How many requests are under way, and the most that ever were.
+    under_way: (usize, usize),
 }
 
 /// A running server; ends with its runtime.
@@ -85,6 +87,11 @@ impl Server {
         self.state.lock().unwrap().asked.clone()
     }
 
+    /// The most requests that were ever under way at once.
+    pub fn most_under_way(&self) -> usize {
+        self.state.lock().unwrap().under_way.1
+    }
+
     pub fn connections(&self) -> usize {
         self.state.lock().unwrap().connections
     }
@@ -107,12 +114,17 @@ async fn handle(
     let number = {
         let mut state = state.lock().unwrap();
         state.asked.push(asked.clone());
+        let (now, most) = state.under_way;
+        state.under_way = (now + 1, most.max(now + 1));
         state.asked.len() - 1
     };
+    // Whoever could have two under way at once has the time for it.
+    tokio::task::yield_now().await;
     let answer = answer(number, &asked);
     if answer.hangs {
         std::future::pending::<()>().await;
     }
+    state.lock().unwrap().under_way.0 -= 1;
     let mut response = Response::new(Full::from(answer.body));
     *response.status_mut() = hyper::StatusCode::from_u16(answer.status).unwrap();
     for (name, value) in answer.headers {
