@@ -12,7 +12,7 @@ use crate::layer::{Layer, Source};
 use crate::platform;
 use crate::private_file::{self, Durability};
 use crate::run_state::{Admitted, Identity, Lease, RunState};
-use crate::runner_config::RunnerConfig;
+use crate::runner_config::{HostConfig, RunnerConfig};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -214,9 +214,13 @@ impl Cache {
         Self::new(config.cache_over_restarts.clone(), &folder, config.provider.name())
     }
 
-    /// Where anything of a run may be: for whoever deletes it.
-    pub fn files(&self) -> Vec<PathBuf> {
-        self.path.iter().chain([&self.tombstone]).cloned().collect()
+    /// The files that hold something of this machine's runs: for whoever deletes them.
+    pub fn files_of(&self, host: &HostConfig) -> Vec<PathBuf> {
+        let is_its_own = |path: &&PathBuf| {
+            let one = Self::new(Some((*path).clone()), Path::new(""), self.provider);
+            matches!(one.load(), Ok(Some(kept)) if host.is(&kept.admitted().identity))
+        };
+        self.path.iter().chain([&self.tombstone]).filter(is_its_own).cloned().collect()
     }
 
     /// Whether runs are kept.

@@ -109,6 +109,10 @@ pub struct EnrollArguments {
     #[arg(long, conflicts_with = "many")]
     pub rotate: bool,
 
+    /// Give a machine that is known already another end (a year from now, or --expires) and --capacity, with the secret that it has
+    #[arg(long, conflicts_with = "rotate")]
+    pub update: bool,
+
     /// Enroll every machine in this CSV file; its first line names the columns: id and, where no option says it for all, pool, group, config, capacity, expires
     #[arg(long, value_name = "FILE")]
     pub many: Option<PathBuf>,

@@ -59,7 +59,6 @@ impl Deployment {
 }
 
 fn read(path: &Path) -> Result<Environment, String> {
-    documents::tighten(path);
     let mut text = String::new();
     let read = platform::open_regular_file(path).and_then(|file| file.take(MAX_SIZE).read_to_string(&mut text));
     read.map_err(|error| error.to_string())?;
@@ -67,6 +66,8 @@ fn read(path: &Path) -> Result<Environment, String> {
         .map_err(|error| format!("line {}, column {}: {}", error.at.line, error.at.column, error.problem))?;
     let document: Document =
         from_json(document.root.to_value().to_string().as_bytes()).map_err(|problem| problem.to_string())?;
+    // It holds credentials: before that was known it was somebody's file.
+    documents::tighten(path);
     let credentials = Credentials::new(document.client_id, document.access_token);
     let credentials = match document.certificate {
         Some(certificate) => credentials.with_certificate(certificate).map_err(|error| error.to_string())?,

@@ -8,20 +8,24 @@ use super::FleetError;
 use super::deployment::Deployment;
 use super::runner_config::{self, Description};
 use crate::cli::{EnrollArguments, EnrolledWorker};
+use crate::error::Chain;
+use crate::platform::{self, FolderLock};
 use crate::private_file::{self, Durability};
 use crate::runner_config::StaticConfig;
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp};
+use jiff::{SignedDuration, Span, Timestamp};
 use serde_json::json;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use taskcluster_api::worker_manager::{CreateWorker, ProviderInfo, ProviderType};
 use taskcluster_api::{
-    ApiError, ErrorClass, ExposeSecret, ProviderId, RootUrl, StaticSecret, Worker, WorkerName, WorkerPoolId,
-    WorkerState,
+    ApiError, ExposeSecret, Failure, ProviderId, RootUrl, StaticSecret, Worker, WorkerName, WorkerPoolId, WorkerState,
 };
+
+/// Nobody gets a machine going in less.
+const SHORTEST: SignedDuration = SignedDuration::from_mins(10);
 
 /// One worker that is to be enrolled.
 #[derive(Debug, Clone)]
@@ -37,6 +41,49 @@ pub(super) struct Plan {
     /// How many tasks it runs at once; what it is, or 1, where nothing is said.
     pub(super) capacity: Option<NonZeroU64>,
     pub(super) rotate: bool,
+    pub(super) update: bool,
+}
+
+impl Plan {
+    /// What the command line, or a row of a list, asks for; or what is wrong with that.
+    pub(super) fn new(
+        arguments: &EnrollArguments,
+        worker: WorkerName,
+        config: PathBuf,
+        expires: Option<Span>,
+        capacity: Option<NonZeroU64>,
+    ) -> Result<Self, String> {
+        let EnrollArguments { implementation, worker_path, worker_config_path, rotate, update, .. } = arguments;
+        let names_folder = config.to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]);
+        if names_folder || config.file_name().is_none() {
+            return Err(format!("--config: {} is no file's name", config.display()));
+        }
+        for (option, path) in [("--worker-path", worker_path), ("--worker-config-path", worker_config_path)] {
+            let Some(path) = path else { continue };
+            if implementation.default_paths().is_none() {
+                return Err(format!("{option}: {} has no worker", implementation.name()));
+            }
+            // It may be a path of another kind of system than this one.
+            let text = path.to_str().ok_or_else(|| format!("{option}: this is no valid text"))?;
+            if !text.starts_with('/') && !text.contains(":\\") && !path.is_absolute() {
+                return Err(format!("{option}: {text} must be an absolute path: it is one of the machine's"));
+            }
+        }
+        if let Some(span) = expires {
+            end_of(span)?;
+        }
+        Ok(Self {
+            worker,
+            config,
+            implementation: *implementation,
+            worker_path: worker_path.clone(),
+            worker_config_path: worker_config_path.clone(),
+            expires,
+            capacity,
+            rotate: *rotate,
+            update: *update,
+        })
+    }
 }
 
 /// What became of it.
@@ -50,6 +97,8 @@ pub(super) enum Enrolled {
     Completed,
     /// worker-manager had forgotten it, and knows it again, by the secret in its config.
     Again,
+    /// It was known, and its end or capacity is another one now.
+    Updated,
     /// It has a new secret.
     Rotated,
 }
@@ -61,6 +110,7 @@ impl Enrolled {
             Self::Already => "already enrolled",
             Self::Completed => "enrolled (completed)",
             Self::Again => "enrolled again",
+            Self::Updated => "updated",
             Self::Rotated => "rotated",
         }
     }
@@ -72,6 +122,7 @@ impl Enrolled {
             Self::Already => "already-enrolled",
             Self::Completed => "completed",
             Self::Again => "enrolled-again",
+            Self::Updated => "updated",
             Self::Rotated => "rotated",
         }
     }
@@ -88,7 +139,7 @@ pub(super) fn document(plan: &Plan, result: &Result<Enrolled, FleetError>) -> se
         Ok(enrolled) => document["result"] = enrolled.key().into(),
         Err(error) => {
             document["result"] = "failed".into();
-            document["error"] = crate::error::Chain(error).to_string().into();
+            document["error"] = Chain(error).to_string().into();
         }
     }
     document
@@ -101,35 +152,44 @@ pub(super) async fn enroll(arguments: &EnrollArguments) -> Result<(), FleetError
     };
     let worker = WorkerName { worker_pool_id: pool.clone(), worker_group: group.clone(), worker_id: id.clone() };
     let config = arguments.config.clone().unwrap_or_else(|| PathBuf::from(format!("{id}.yml")));
-    let plan = Plan {
-        worker,
-        config,
-        implementation: arguments.implementation,
-        worker_path: arguments.worker_path.clone(),
-        worker_config_path: arguments.worker_config_path.clone(),
-        expires: arguments.expires,
-        capacity: arguments.capacity,
-        rotate: arguments.rotate,
-    };
+    let plan = Plan::new(arguments, worker, config, arguments.expires, arguments.capacity);
+    let plan = plan.map_err(FleetError::Arguments)?;
+    let folder = platform::folder_of(&plan.config);
+    if !folder.is_dir() {
+        let problem = format!("there is no folder {}", folder.display());
+        return Err(FleetError::InTheWay { path: plan.config, problem });
+    }
     let deployment = Deployment::of(&arguments.deployment)?;
     let provider_id = static_provider(&deployment, pool).await?;
+    let _lock = lock(folder)?;
     let enrolled = enroll_one(&deployment, &provider_id, &plan).await?;
-    // A reader that went away is no failure of ours.
-    let _ = if arguments.json {
-        writeln!(io::stdout(), "{:#}", document(&plan, &Ok(enrolled)))
-    } else {
-        io::stdout().write_all(next_steps(&plan, enrolled).as_bytes())
+    let text = match arguments.json {
+        true => format!("{:#}\n", document(&plan, &Ok(enrolled))),
+        false => next_steps(&plan, enrolled),
     };
-    Ok(())
+    super::print(&text).map(drop)
+}
+
+/// Two processes that write configs into one folder would take each other's for their own.
+pub(super) fn lock(folder: &Path) -> Result<FolderLock, FleetError> {
+    platform::lock_folder(folder).map_err(|source| FleetError::Write { path: folder.to_owned(), source })
+}
+
+/// A file's name as a shell takes it.
+fn shown(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/\\.:_-+=@%,".contains(c);
+    let text = if text.starts_with('-') { format!("./{text}") } else { text };
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 fn next_steps(plan: &Plan, enrolled: Enrolled) -> String {
-    let (worker, config) = (&plan.worker, plan.config.display());
+    let (worker, config) = (&plan.worker, shown(&plan.config));
     let done = match enrolled {
         Enrolled::New => format!("{worker} is enrolled; its runner config is {config}."),
         Enrolled::Already => {
             return format!(
-                "{worker} is enrolled already, with the runner config {config}. Nothing was changed; --rotate would make a new secret.\n"
+                "{worker} is enrolled already, with the runner config {config}. Nothing was changed: --update would give it another end and capacity, --rotate a new secret.\n"
             );
         }
         Enrolled::Completed => {
@@ -141,6 +201,11 @@ fn next_steps(plan: &Plan, enrolled: Enrolled) -> String {
             format!(
                 "{worker} is enrolled again: worker-manager had forgotten it. Its runner config {config} is as it was."
             )
+        }
+        Enrolled::Updated => {
+            return format!(
+                "{worker} was enrolled already; its end and capacity are as you say now. {config} is as it was.\n"
+            );
         }
         Enrolled::Rotated => {
             format!(
@@ -184,7 +249,7 @@ pub(super) async fn enroll_one(
     let config = runner_config::existing(&plan.config, root_url, worker)?;
     let known = match deployment.manager.worker(worker).await {
         Ok(known) => Some(known),
-        Err(error) if error.class() == ErrorClass::Absent => None,
+        Err(error) if super::is_unknown(&error) => None,
         Err(error) => return Err(FleetError::Call(error)),
     };
     match &known {
@@ -198,7 +263,7 @@ pub(super) async fn enroll_one(
     }
     let pending = runner_config::pending(&plan.config);
     let mut step = Step { deployment, plan, pending: &pending, known };
-    let completed = step.complete(config.is_some()).await?;
+    let completed = step.complete().await?;
     let config = if completed { runner_config::existing(&plan.config, root_url, worker)? } else { config };
     match (&step.known, config) {
         (None, _) if plan.rotate => Err(FleetError::Unknown { worker: worker.clone() }),
@@ -213,6 +278,13 @@ pub(super) async fn enroll_one(
             Ok(Enrolled::Rotated)
         }
         (Some(_), Some(_)) if completed => Ok(Enrolled::Completed),
+        (Some(_), Some(config)) if plan.update => {
+            let secret = secret_of(&config, &plan.config)?;
+            match step.has(&secret).await.map_err(FleetError::Call)? {
+                true => step.update(&secret).await,
+                false => Err(FleetError::SecretElsewhere { worker: worker.clone(), path: plan.config.clone() }),
+            }
+        }
         (Some(_), Some(_)) => Ok(Enrolled::Already),
         (Some(_), None) => Err(FleetError::SecretElsewhere { worker: worker.clone(), path: plan.config.clone() }),
         (None, Some(config)) => {
@@ -242,25 +314,23 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Completes what was interrupted, or takes it back: createWorker takes the same secret twice, and no other, so it
-    /// says whether the secret that waits is the one that worker-manager has. Whether it was completed.
-    async fn complete(&mut self, has_config: bool) -> Result<bool, FleetError> {
+    /// Completes what was interrupted, or takes it back. Whether it was completed.
+    async fn complete(&mut self) -> Result<bool, FleetError> {
         let (worker, root_url) = (&self.plan.worker, self.deployment.root_url()?);
-        // Anything else of that name was never whole, or is no use.
-        let Ok(Some(left)) = runner_config::existing(self.pending, root_url, worker) else { return Ok(false) };
+        let Some(left) = runner_config::existing(self.pending, root_url, worker)? else { return Ok(false) };
         let secret = secret_of(&left, self.pending)?;
-        match self.deployment.manager.create_worker(worker, &self.definition(&secret)?).await {
-            Ok(known) => {
+        match self.has(&secret).await {
+            Ok(true) => {
                 self.put_in_place()?;
-                self.known = Some(known);
+                self.known = Some(self.deployment.manager.worker(worker).await.map_err(FleetError::Call)?);
                 Ok(true)
             }
-            Err(error) if self.known.is_some() && error.status() == Some(400) => {
+            Ok(false) => {
                 self.forget();
                 Ok(false)
             }
             // Nobody has a secret of a worker that nobody knows.
-            Err(error) if self.known.is_none() && error.is_certainly_undone() && !has_config => {
+            Err(error) if self.known.is_none() && error.is_certainly_undone() => {
                 self.forget();
                 Err(FleetError::Call(error))
             }
@@ -268,11 +338,42 @@ impl Step<'_> {
         }
     }
 
+    /// Whether worker-manager knows the worker by this secret; one that it doesn't know it knows then. createWorker takes
+    /// the same secret twice, changing nothing, and no other.
+    async fn has(&self, secret: &StaticSecret) -> Result<bool, ApiError> {
+        let definition = CreateWorker {
+            expires: match (&self.known, self.plan.expires) {
+                (Some(known), _) => known.expires,
+                (None, Some(span)) => end_of(span).unwrap_or_else(|_| in_a_year()),
+                (None, None) => in_a_year(),
+            },
+            capacity: self.capacity(),
+            provider_info: Some(ProviderInfo { static_secret: secret.clone() }),
+        };
+        match self.deployment.manager.create_worker(&self.plan.worker, &definition).await {
+            Ok(_) => Ok(true),
+            Err(error) if self.known.is_some() && says_another_has_the_name(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has worker-manager take another end or capacity for the same secret.
+    async fn update(&self, secret: &StaticSecret) -> Result<Enrolled, FleetError> {
+        let worker = &self.plan.worker;
+        let expires = self.plan.expires.map(end_of).transpose().map_err(FleetError::Arguments)?;
+        let definition = CreateWorker { expires: expires.unwrap_or_else(in_a_year), ..self.definition(secret)? };
+        match self.deployment.manager.update_worker(worker, &definition).await {
+            Ok(_) => Ok(Enrolled::Updated),
+            Err(error) if error.is_certainly_undone() => Err(FleetError::Call(error)),
+            Err(source) => Err(FleetError::Doubtful { doing: "updating", worker: worker.clone(), source }),
+        }
+    }
+
     /// Writes the config beside its place, tells worker-manager its secret, and puts it into its place; or takes it
     /// back, where worker-manager has certainly not taken it.
     async fn change(&self, text: &str, secret: &StaticSecret) -> Result<(), FleetError> {
         let definition = self.definition(secret)?;
-        self.prepare(text)?;
+        self.prepare(text, secret)?;
         let (manager, worker) = (&self.deployment.manager, &self.plan.worker);
         let answer = match self.known {
             Some(_) => manager.update_worker(worker, &definition).await,
@@ -303,23 +404,36 @@ impl Step<'_> {
     /// What worker-manager is to know of the worker.
     fn definition(&self, secret: &StaticSecret) -> Result<CreateWorker, FleetError> {
         let expires = match (self.plan.expires, &self.known) {
+            (Some(span), _) => end_of(span).map_err(FleetError::Arguments)?,
             (None, Some(known)) => known.expires,
-            (span, _) => end_of(span.unwrap_or_else(|| Span::new().years(1)))?,
+            (None, None) => in_a_year(),
         };
-        let known = self.known.as_ref().and_then(|known| NonZeroU64::new(known.capacity.into()));
-        Ok(CreateWorker {
-            expires,
-            capacity: self.plan.capacity.or(known),
-            provider_info: Some(ProviderInfo { static_secret: secret.clone() }),
-        })
+        let provider_info = Some(ProviderInfo { static_secret: secret.clone() });
+        Ok(CreateWorker { expires, capacity: self.capacity(), provider_info })
     }
 
-    /// Writes the config beside its place.
-    fn prepare(&self, text: &str) -> Result<(), FleetError> {
+    fn capacity(&self) -> Option<NonZeroU64> {
+        let known = self.known.as_ref().and_then(|known| NonZeroU64::new(known.capacity.into()));
+        self.plan.capacity.or(known)
+    }
+
+    /// Writes the config beside its place, and reads it back: it must be this machine's, with this secret and without
+    /// mistakes, before anybody is told of it.
+    fn prepare(&self, text: &str, secret: &StaticSecret) -> Result<(), FleetError> {
         let write = |path: &Path, source| FleetError::Write { path: path.to_owned(), source };
         private_file::refuse_other_kind(&self.plan.config).map_err(|source| write(&self.plan.config, source))?;
         private_file::write(self.pending, text.as_bytes(), Durability::Durable)
-            .map_err(|source| write(&self.plan.config, source))
+            .map_err(|source| write(self.pending, source))?;
+        let root_url = self.deployment.root_url()?;
+        let written = runner_config::existing(self.pending, root_url, &self.plan.worker);
+        let own = |config: &StaticConfig| config.static_secret.expose_secret() == secret.as_secret().expose_secret();
+        let problem = match written {
+            Ok(Some(config)) if own(&config) => return Ok(()),
+            Ok(_) => "its secret cannot be replaced: it is spelled in an unusual way".to_owned(),
+            Err(error) => Chain(&error).to_string(),
+        };
+        self.forget();
+        Err(FleetError::InTheWay { path: self.plan.config.clone(), problem })
     }
 
     fn put_in_place(&self) -> Result<(), FleetError> {
@@ -352,12 +466,29 @@ fn secret_of(config: &StaticConfig, path: &Path) -> Result<StaticSecret, FleetEr
     })
 }
 
-/// So long from now, by the calendar.
-pub(super) fn end_of(span: Span) -> Result<Timestamp, FleetError> {
-    let now = Timestamp::now().to_zoned(TimeZone::UTC);
-    let end = now.checked_add(span).map_err(|_| FleetError::Arguments(format!("{span:#} is too long")))?;
-    if end <= now {
-        return Err(FleetError::Arguments(format!("{span:#} from now must be in the future")));
+/// worker-manager's words (its static provider's `createWorker`).
+fn says_another_has_the_name(error: &ApiError) -> bool {
+    match &error.failure {
+        Failure::Status { status: 400, message, .. } => message.contains("worker already exists"),
+        Failure::Status { .. }
+        | Failure::Connect(_)
+        | Failure::Transport(_)
+        | Failure::Timeout(_)
+        | Failure::TooLarge(_)
+        | Failure::Decode(_)
+        | Failure::Request(_) => false,
     }
-    Ok(end.timestamp())
+}
+
+/// What is usual.
+fn in_a_year() -> Timestamp {
+    end_of(Span::new().years(1)).unwrap_or(Timestamp::MAX)
+}
+
+/// So long from now, by the calendar; or why not.
+fn end_of(span: Span) -> Result<Timestamp, String> {
+    let now = Timestamp::now().to_zoned(TimeZone::UTC);
+    let end = now.checked_add(span).map_err(|_| format!("{span:#} is too long"))?.timestamp();
+    let soonest = now.timestamp().saturating_add(SHORTEST).unwrap_or(Timestamp::MAX);
+    if end < soonest { Err(format!("{span:#} from now must be ten minutes ahead at least")) } else { Ok(end) }
 }

@@ -3,15 +3,16 @@
 use super::FleetError;
 use super::deployment::Deployment;
 use super::enroll::{self, Enrolled, Plan};
+use super::table;
 use crate::cli::EnrollArguments;
 use crate::error::Chain;
+use crate::platform;
 use csv::StringRecord;
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::Span;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal, Read};
+use std::path::{Component, Path};
 use std::str::FromStr;
 use std::sync::Arc;
 use taskcluster_api::{ProviderId, WorkerName, WorkerPoolId};
@@ -20,12 +21,19 @@ use tokio::task::JoinSet;
 /// How many workers are enrolled side by side.
 const AT_ONCE: usize = 8;
 
+/// A file of more bytes than this is no list.
+const MAX_SIZE: u64 = 64 * 1024 * 1024;
+
+/// So many mistakes are named.
+const MOST_PROBLEMS: usize = 50;
+
 /// The columns that a list may have.
 const COLUMNS: [&str; 6] = ["pool", "group", "id", "config", "capacity", "expires"];
 
 /// Enrolls every worker of a list; a line each says what became of it.
 pub(super) async fn enroll(arguments: &EnrollArguments, path: &Path) -> Result<(), FleetError> {
     let plans = read(arguments, path)?;
+    let folder = arguments.config.clone().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| ".".into());
     let deployment = Deployment::of(&arguments.deployment)?;
     let mut providers: BTreeMap<WorkerPoolId, ProviderId> = BTreeMap::new();
     for plan in &plans {
@@ -34,7 +42,10 @@ pub(super) async fn enroll(arguments: &EnrollArguments, path: &Path) -> Result<(
             providers.insert(pool.clone(), enroll::static_provider(&deployment, pool).await?);
         }
     }
+    fs::create_dir_all(&folder).map_err(|source| FleetError::Write { path: folder.clone(), source })?;
+    let _lock = enroll::lock(&folder)?;
     let (all, mut failed) = (plans.len(), 0);
+    let mut unprinted = None;
     let bar = progress(all);
     let (deployment, providers) = (Arc::new(deployment), Arc::new(providers));
     let mut waiting = plans.into_iter();
@@ -54,13 +65,15 @@ pub(super) async fn enroll(arguments: &EnrollArguments, path: &Path) -> Result<(
         let (plan, result) = done.map_err(|error| FleetError::System(io::Error::other(error)))?;
         failed += usize::from(result.is_err());
         bar.inc(1);
-        let line = line(&plan, &result, arguments.json);
-        // A reader that went away is no failure of ours, and no reason to stop half-way.
-        let _ = bar.suspend(|| writeln!(io::stdout(), "{line}"));
+        let line = line(&plan, &result, arguments.json) + "\n";
+        // A reader that went away is no reason to stop half-way; nor is a full disk, but that is said.
+        if let Err(error) = bar.suspend(|| super::print(&line)) {
+            unprinted = Some(error);
+        }
     }
     bar.finish_and_clear();
     match failed {
-        0 => Ok(()),
+        0 => unprinted.map_or(Ok(()), Err),
         failed => Err(FleetError::SomeFailed { path: path.to_owned(), failed, all }),
     }
 }
@@ -84,7 +97,7 @@ fn line(plan: &Plan, result: &Result<Enrolled, FleetError>, json: bool) -> Strin
     let WorkerName { worker_pool_id, worker_group, worker_id } = &plan.worker;
     let (word, rest) = match result {
         Ok(enrolled) => (enrolled.word(), plan.config.display().to_string()),
-        Err(error) => ("FAILED", Chain(error).to_string()),
+        Err(error) => ("FAILED", table::line(&Chain(error).to_string())),
     };
     if io::stdout().is_terminal() {
         return format!("{word:<20}  {worker_pool_id} {worker_group}/{worker_id}  {rest}");
@@ -95,13 +108,21 @@ fn line(plan: &Plan, result: &Result<Enrolled, FleetError>, json: bool) -> Strin
 /// Reads a list whole, with all of its mistakes.
 fn read(arguments: &EnrollArguments, path: &Path) -> Result<Vec<Plan>, FleetError> {
     let wrong = |problems: Vec<String>| FleetError::List { path: path.to_owned(), problems };
-    let text = fs::read_to_string(path).map_err(|error| wrong(vec![error.to_string()]))?;
+    let mut text = String::new();
+    let read = platform::open_regular_file(path).and_then(|file| file.take(MAX_SIZE + 1).read_to_string(&mut text));
+    read.map_err(|error| wrong(vec![error.to_string()]))?;
+    if text.len() as u64 > MAX_SIZE {
+        return Err(wrong(vec![format!("it is larger than {} MiB", MAX_SIZE / 1024 / 1024)]));
+    }
     let text = text.trim_start_matches('\u{feff}');
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).comment(Some(b'#')).from_reader(text.as_bytes());
     let header = reader.headers().map_err(|error| wrong(vec![error.to_string()]))?.clone();
     let columns: Vec<&str> = header.iter().collect();
     if let Some(unknown) = columns.iter().find(|column| !COLUMNS.contains(column)) {
         return Err(wrong(vec![format!("line 1: there is no column {unknown:?}; known are {}", COLUMNS.join(", "))]));
+    }
+    if let Some(twice) = columns.iter().enumerate().find(|(at, column)| columns[..*at].contains(column)) {
+        return Err(wrong(vec![format!("line 1: the column {} is there twice", twice.1)]));
     }
     if !columns.contains(&"id") {
         return Err(wrong(vec!["line 1: the column id is missing".to_owned()]));
@@ -124,11 +145,17 @@ fn read(arguments: &EnrollArguments, path: &Path) -> Result<Vec<Plan>, FleetErro
             Err(problem) => problems.push(format!("line {line}: {problem}")),
         }
     }
+    // Some filesystems take capitals for small letters.
     let mut files = BTreeSet::new();
-    let twice = plans.iter().filter(|plan| !files.insert(&plan.config));
+    let twice = plans.iter().filter(|plan| !files.insert(plan.config.to_string_lossy().to_lowercase()));
     problems.extend(twice.map(|plan| format!("two workers would have the config {}", plan.config.display())));
     if plans.is_empty() && problems.is_empty() {
         problems.push("it names no worker".to_owned());
+    }
+    if problems.len() > MOST_PROBLEMS {
+        let more = problems.len() - MOST_PROBLEMS;
+        problems.truncate(MOST_PROBLEMS);
+        problems.push(format!("and {more} more"));
     }
     if problems.is_empty() { Ok(plans) } else { Err(wrong(problems)) }
 }
@@ -163,21 +190,22 @@ impl Row<'_> {
         let worker_id = self.value("id", None)?.ok_or("id is missing")?;
         let worker = WorkerName { worker_pool_id, worker_group, worker_id };
         let folder = arguments.config.clone().unwrap_or_default();
-        let name = format!("{}-{}.yml", worker.worker_group, worker.worker_id);
-        let config = folder.join(self.cell("config").map_or_else(|| PathBuf::from(name), PathBuf::from));
-        let expires = self.value::<Span>("expires", arguments.expires.as_ref())?;
-        if let Some(span) = expires {
-            enroll::end_of(span).map_err(|error| error.to_string())?;
-        }
-        Ok(Plan {
-            worker,
-            config,
-            implementation: arguments.implementation,
-            worker_path: arguments.worker_path.clone(),
-            worker_config_path: arguments.worker_config_path.clone(),
-            expires,
-            capacity: self.value("capacity", arguments.capacity.as_ref())?,
-            rotate: arguments.rotate,
-        })
+        let name = match self.cell("config") {
+            None => format!("{}-{}.yml", worker.worker_group, worker.worker_id),
+            Some(name) if is_file_name(name) => name.to_owned(),
+            Some(name) => {
+                return Err(format!("config: {:?} is no file's name in the folder of all", table::line(name)));
+            }
+        };
+        let expires = self.value("expires", arguments.expires.as_ref())?;
+        let capacity = self.value("capacity", arguments.capacity.as_ref())?;
+        Plan::new(arguments, worker, folder.join(name), expires, capacity)
     }
+}
+
+/// Whether it is a name alone, that leads nowhere else.
+fn is_file_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let is_normal = matches!(parts.next(), Some(Component::Normal(part)) if part == name);
+    is_normal && parts.next().is_none() && !name.contains(|c: char| c.is_control())
 }

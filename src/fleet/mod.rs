@@ -16,7 +16,7 @@ mod workers;
 use crate::cli::{EnrollArguments, ErrorsArguments, UnenrollArguments, WorkersArguments};
 use crate::error::Stage;
 use jiff::Timestamp;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use taskcluster_api::worker_manager::ProviderType;
 use taskcluster_api::{ApiError, EnvironmentError, NewClientError, WorkerName, WorkerPoolId};
@@ -94,6 +94,17 @@ pub enum FleetError {
         /// Which.
         worker: WorkerName,
     },
+    /// A machine's runner config can't be used.
+    #[error("reading {}: {problem}; nothing was changed", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// What was found can't be printed.
+    #[error("writing to standard output")]
+    Output(#[source] io::Error),
     /// A file is in the way.
     #[error("writing {}: {problem}; nothing was changed", path.display())]
     InTheWay {
@@ -219,6 +230,10 @@ impl FleetError {
                 "name the config that has it with --config, or make a new secret with --rotate (the machine needs the new config then)"
             }
             Self::Unknown { .. } => "enroll it without --rotate",
+            Self::Config { .. } => {
+                "name the runner config of the machine, for the deployment that the credentials are for"
+            }
+            Self::Output(_) => "make room where the output goes; what was done is done",
             Self::InTheWay { .. } => "name another file with --config",
             Self::Write { .. } => "name a file that can be written with --config",
             Self::NotDeleted { .. } => {
@@ -232,6 +247,21 @@ impl FleetError {
             Self::Arguments(_) => "start-worker COMMAND --help says more",
             Self::System(_) => "please report this with the log above",
         }
+    }
+}
+
+/// Whether Taskcluster itself says that there is no such thing. A bare 404 may be a proxy's.
+fn is_unknown(error: &ApiError) -> bool {
+    error.status() == Some(404) && error.code() == Some("ResourceNotFound")
+}
+
+/// Prints; whether anybody still reads. A reader that went away is no failure of ours.
+fn print(text: &str) -> Result<bool, FleetError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(FleetError::Output(error)),
     }
 }
 

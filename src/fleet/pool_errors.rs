@@ -10,7 +10,7 @@ use jiff::{Span, Timestamp};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 use taskcluster_api::worker_manager::{WorkerPoolError, WorkerPoolErrorFilter};
 use taskcluster_api::{ApiError, SlugId};
@@ -33,11 +33,9 @@ pub(super) async fn show(arguments: &ErrorsArguments) -> Result<(), FleetError> 
     let errors = collect(&deployment, arguments, since, &BTreeSet::new()).await.map_err(FleetError::Ask)?;
     let Some(pause) = arguments.follow else {
         let text = if arguments.json { format!("{}\n", as_json(&groups(&errors))) } else { as_text(&groups(&errors)) };
-        // A reader that went away is no failure of ours.
-        let _ = io::stdout().write_all(text.as_bytes());
-        return Ok(());
+        return super::print(&text).map(drop);
     };
-    if !arguments.json && write!(io::stdout(), "{}", as_text(&groups(&errors))).is_err() {
+    if !arguments.json && !super::print(&as_text(&groups(&errors)))? {
         return Ok(());
     }
     let mut seen: BTreeSet<SlugId> = BTreeSet::new();
@@ -48,7 +46,7 @@ pub(super) async fn show(arguments: &ErrorsArguments) -> Result<(), FleetError> 
         for error in new.iter().rev() {
             seen.insert(error.error_id.clone());
             let line = if arguments.json { json!(error).to_string() } else { as_line(error) };
-            if is_new && writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush()).is_err() {
+            if is_new && !super::print(&(line + "\n"))? {
                 return Ok(());
             }
         }
@@ -69,6 +67,9 @@ pub(super) async fn show(arguments: &ErrorsArguments) -> Result<(), FleetError> 
 fn begin_of(span: Span) -> Result<Timestamp, FleetError> {
     let now = Timestamp::now().to_zoned(TimeZone::UTC);
     let begin = now.checked_sub(span).map_err(|_| FleetError::Arguments(format!("{span:#} is too long")))?;
+    if begin > now {
+        return Err(FleetError::Arguments(format!("--since: {span:#} ago is in the future")));
+    }
     Ok(begin.timestamp())
 }
 

@@ -3,16 +3,17 @@
 use super::FleetError;
 use super::deployment::Deployment;
 use super::runner_config;
-use crate::cache;
+use crate::cache::Cache;
 use crate::cli::UnenrollArguments;
+use crate::runner_config::ProviderConfig;
 use jiff::Timestamp;
 use serde_json::json;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use taskcluster_api::worker_manager::{CreateWorker, ProviderInfo};
-use taskcluster_api::{ErrorClass, StaticSecret, WorkerName};
+use taskcluster_api::{StaticSecret, WorkerName};
 
 /// An end that is in the past by any clock: the second second of 2000.
 const LONG_AGO: i64 = 946_684_801;
@@ -25,7 +26,7 @@ pub(super) async fn unenroll(arguments: &UnenrollArguments) -> Result<(), FleetE
     // Removal alone leaves a stopped row, whose name nobody can have until it ends.
     let known = match manager.remove_worker(&worker).await {
         Ok(()) => true,
-        Err(error) if error.class() == ErrorClass::Absent => false,
+        Err(error) if super::is_unknown(&error) => false,
         Err(error) if error.is_certainly_undone() => return Err(FleetError::Call(error)),
         Err(source) => return Err(FleetError::Doubtful { doing: "unenrolling", worker, source }),
     };
@@ -39,21 +40,20 @@ pub(super) async fn unenroll(arguments: &UnenrollArguments) -> Result<(), FleetE
         match manager.update_worker(&worker, &definition).await {
             Ok(_) => {}
             // Swept away in between.
-            Err(error) if error.class() == ErrorClass::Absent => {}
+            Err(error) if super::is_unknown(&error) => {}
             Err(source) => {
                 let done = "it is removed, but its name is not free yet";
                 return Err(FleetError::HalfUnenrolled { worker, done, source });
             }
         }
     }
-    let deleted = match (&arguments.config, arguments.delete) {
-        (Some(config), true) => delete(config)?,
-        (_, _) => Vec::new(),
+    let (deleted, stays) = match (&arguments.config, arguments.delete) {
+        (Some(config), true) => delete(config),
+        (_, _) => (Vec::new(), None),
     };
-    let _ = if arguments.json {
-        writeln!(
-            io::stdout(),
-            "{:#}",
+    let text = if arguments.json {
+        format!(
+            "{:#}\n",
             json!({
                 "workerPoolId": worker.worker_pool_id, "workerGroup": worker.worker_group,
                 "workerId": worker.worker_id, "result": if known { "unenrolled" } else { "unknown" },
@@ -61,9 +61,10 @@ pub(super) async fn unenroll(arguments: &UnenrollArguments) -> Result<(), FleetE
             })
         )
     } else {
-        io::stdout().write_all(words(&worker, known, &deleted).as_bytes())
+        words(&worker, known, &deleted)
     };
-    Ok(())
+    super::print(&text)?;
+    stays.map_or(Ok(()), Err)
 }
 
 fn words(worker: &WorkerName, known: bool, deleted: &[PathBuf]) -> String {
@@ -83,14 +84,14 @@ fn words(worker: &WorkerName, known: bool, deleted: &[PathBuf]) -> String {
 /// Which worker: what is said, or what the config says.
 fn name(arguments: &UnenrollArguments, deployment: &Deployment) -> Result<WorkerName, FleetError> {
     let of_config = arguments.config.as_ref().map(|path| {
-        let in_the_way = |problem| FleetError::InTheWay { path: path.clone(), problem };
-        let host = runner_config::read(path).map_err(in_the_way)?.host;
+        let unusable = |problem| FleetError::Config { path: path.clone(), problem };
+        let host = runner_config::read(path).map_err(unusable)?.host;
         let root_url = deployment.root_url()?;
         if host.root_url == *root_url {
             let (worker_pool_id, worker_group, worker_id) = (host.worker_pool_id, host.worker_group, host.worker_id);
             Ok(WorkerName { worker_pool_id, worker_group, worker_id })
         } else {
-            Err(in_the_way(format!("it is for {}, and the credentials for {}", host.root_url, root_url)))
+            Err(unusable(format!("it is for {}, and the credentials for {}", host.root_url, root_url)))
         }
     });
     let of_config = of_config.transpose()?;
@@ -110,18 +111,27 @@ fn name(arguments: &UnenrollArguments, deployment: &Deployment) -> Result<Worker
     }
 }
 
-/// Deletes the config and what is kept of its runs. Which files there were.
-fn delete(config: &Path) -> Result<Vec<PathBuf>, FleetError> {
-    let loaded = crate::runner_config::load(config).ok().and_then(|loaded| loaded.config);
-    let mut files = loaded.map(|loaded| cache::Cache::of(&loaded, config).files()).unwrap_or_default();
-    files.extend([runner_config::pending(config), config.to_owned()]);
-    let mut deleted = Vec::new();
+/// Deletes the config, what waits beside it, and what is kept of the machine's runs: files of those names that are
+/// another machine's stay. Which files are gone, and what went wrong last.
+fn delete(config: &Path) -> (Vec<PathBuf>, Option<FleetError>) {
+    let mut files = Vec::new();
+    if let Some(loaded) = crate::runner_config::load(config).ok().and_then(|loaded| loaded.config)
+        && let ProviderConfig::Static(machine) = &loaded.provider
+    {
+        files.extend(Cache::of(&loaded, config).files_of(&machine.host));
+        let pending = runner_config::pending(config);
+        files.extend(
+            runner_config::read(&pending).ok().filter(|other| other.host.is_same(&machine.host)).map(|_| pending),
+        );
+    }
+    files.push(config.to_owned());
+    let (mut deleted, mut problem) = (Vec::new(), None);
     for path in files {
         match fs::remove_file(&path) {
             Ok(()) => deleted.push(path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(FleetError::NotDeleted { path, source }),
+            Err(source) => problem = Some(FleetError::NotDeleted { path, source }),
         }
     }
-    Ok(deleted)
+    (deleted, problem)
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 use taskcluster_api::worker_manager::{
     Capacity, QueueWorker, QueueWorkerFilter, QueueWorkerList, WorkerFilter, WorkerList,
@@ -45,10 +45,8 @@ pub(super) async fn show(arguments: &WorkersArguments) -> Result<(), FleetError>
         };
         let clear = if pause.is_some() && !arguments.json && io::stdout().is_terminal() { CLEAR } else { "" };
         let text = if arguments.json { as_json(&entries) } else { as_text(&entries) };
-        if write!(io::stdout(), "{clear}{text}").and_then(|()| io::stdout().flush()).is_err() {
-            return Ok(());
-        }
-        let Some(pause) = pause else { return Ok(()) };
+        let is_read = super::print(&format!("{clear}{text}"))?;
+        let Some(pause) = pause.filter(|_| is_read) else { return Ok(()) };
         tokio::time::sleep(pause).await;
     }
 }

@@ -14,9 +14,9 @@ use windows as system;
 
 pub use memory_events::{MemoryEvents, MemoryWatch};
 pub use system::{
-    NO_CHILD, access, become_subreaper, chown, create_private, device_of, looseness, make_link, make_private,
-    make_private_folder, open_regular_file, prefer_to_survive, set_mode, shutdown_command, sync_filesystem,
-    sync_folder, tell_init, up_time, watchdog_interval,
+    FolderLock, NO_CHILD, access, become_subreaper, chown, create_private, device_of, lock_folder, looseness,
+    make_link, make_private, make_private_folder, open_regular_file, prefer_to_survive, set_mode, shutdown_command,
+    sync_filesystem, sync_folder, tell_init, up_time, watchdog_interval,
 };
 
 use jiff::{SignedDuration, Timestamp};

@@ -2,7 +2,7 @@
 
 use super::{Access, InitWord, Looseness, Shutdown, find_program, folder_of};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User};
 use std::env;
 use std::ffi::OsStr;
@@ -64,6 +64,25 @@ pub fn create_private(path: &Path) -> io::Result<File> {
 /// What making it answers.
 pub fn make_private_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(path)
+}
+
+/// A folder that one process at a time works in: until it is dropped, or the process is gone.
+pub struct FolderLock(#[allow(dead_code)] Flock<File>); // held, never looked at
+
+/// Takes a folder for itself; waits while another process has it, and says so.
+///
+/// # Errors
+/// What opening it or taking it answers.
+pub fn lock_folder(folder: &Path) -> io::Result<FolderLock> {
+    match Flock::lock(File::open(folder)?, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(FolderLock(lock)),
+        Err((file, Errno::EWOULDBLOCK)) => {
+            tracing::info!("waiting for another process that works in {}", folder.display());
+            let lock = Flock::lock(file, FlockArg::LockExclusive);
+            lock.map(FolderLock).map_err(|(_, error)| error.into())
+        }
+        Err((_, error)) => Err(error.into()),
+    }
 }
 
 /// Makes a symbolic link.

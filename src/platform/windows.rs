@@ -3,6 +3,7 @@
 use super::{Access, InitWord, Looseness, Shutdown};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
+use std::os::windows::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -37,6 +38,39 @@ pub fn create_private(path: &Path) -> io::Result<File> {
 /// Makes a folder that must not exist.
 pub fn make_private_folder(path: &Path) -> io::Result<()> {
     std::fs::create_dir(path)
+}
+
+/// A folder that one process at a time works in: until it is dropped, or the process is gone.
+pub struct FolderLock(#[allow(dead_code)] File); // held, never looked at
+
+/// Takes a folder for itself; waits while another process has it, and says so. A folder can't be locked itself: a file
+/// in it that nobody else may open is, and is deleted with its last handle.
+pub fn lock_folder(folder: &Path) -> io::Result<FolderLock> {
+    const FILE_FLAG_DELETE_ON_CLOSE: u32 = 0x0400_0000;
+    const ERROR_SHARING_VIOLATION: i32 = 32;
+    const ERROR_ACCESS_DENIED: i32 = 5;
+    const LOOK: Duration = Duration::from_millis(100);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).share_mode(0).custom_flags(FILE_FLAG_DELETE_ON_CLOSE);
+    let path = folder.join(".start-worker-lock");
+    let mut waits = false;
+    loop {
+        match options.open(&path) {
+            Ok(file) => return Ok(FolderLock(file)),
+            // While it is being deleted access is denied, too.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(ERROR_SHARING_VIOLATION | ERROR_ACCESS_DENIED))
+                    && path.exists() =>
+            {
+                if !waits {
+                    tracing::info!("waiting for another process that works in {}", folder.display());
+                }
+                waits = true;
+                std::thread::sleep(LOOK);
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Links in archives are made on Unix only.

@@ -112,6 +112,14 @@ impl HostConfig {
         }
     }
 
+    /// Whether both describe the same machine.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.root_url == other.root_url
+            && self.worker_pool_id == other.worker_pool_id
+            && self.worker_group == other.worker_group
+            && self.worker_id == other.worker_id
+    }
+
     /// Whether this describes that machine.
     pub fn is(&self, identity: &Identity) -> bool {
         self.root_url == identity.root_url

@@ -196,7 +196,17 @@ fn what_cannot_be_enrolled_leaves_nothing_behind() {
     office.run(&["enroll", "--pool", POOL]).failed_with(3, "--pool, --group and --id are needed");
     office.run(&["enroll", "--pool", "proj-x/none", "--group", "g", "--id", "i"]).failed("does not exist");
     office.enroll(&["--rotate"]).failed("worker-manager does not know it");
-    office.enroll(&["--expires=-1d"]).failed_with(3, "must be in the future");
+    office.enroll(&["--expires=-1d"]).failed_with(3, "must be ten minutes ahead at least");
+    for (option, words) in [
+        ("--expires=0d", "must be ten minutes ahead"),
+        ("--config=folder/", "is no file's name"),
+        ("--worker-path=bin/worker", "must be an absolute path"),
+    ] {
+        office.enroll(&[option]).failed_with(3, words);
+        assert!(office.files().is_empty(), "{option}");
+    }
+    office.enroll(&["--config", "nowhere/m-1.yml"]).failed("there is no folder nowhere");
+    office.enroll(&["--implementation", "dummy", "--worker-path", "/x"]).failed_with(3, "dummy has no worker");
     let deny = |scope: &str| office.simulator.world(|world| world.taskcluster.denied_scopes = vec![scope.to_owned()]);
     deny("worker-manager:create-worker:*");
     office.enroll(&[]).failed("lacks the scope worker-manager:create-worker:proj-simulated/ci/rack-1/m-1");
@@ -338,22 +348,26 @@ fn what_is_not_known_is_said_and_settled_by_the_same_command() {
 #[test]
 fn a_worker_is_unenrolled_in_two_steps_that_can_be_repeated_and_its_files_go_with_it() {
     let office = Office::new();
-    office.enroll(&[]).well();
+    let (program, own) = (simulated_worker(), office.path("worker.json"));
+    let paths = ["--worker-path", program.to_str().unwrap(), "--worker-config-path", own.to_str().unwrap()];
+    office.enroll(&paths).well();
     let config = office.read("m-1.yml").replace("# cacheOverRestarts: /var/lib/start-worker/", "cacheOverRestarts: ");
-    fs::write(office.path("m-1.yml"), config).unwrap();
-    for file in ["run.json", "start-worker-retiring.json", ".m-1.yml.enrolling", "other.yml"] {
-        fs::write(office.path(file), "{}").unwrap();
-    }
+    fs::write(office.path("m-1.yml"), &config).unwrap();
+    // Its own run, and something that only lies where a tombstone would.
+    Running::spawn(&mut office.command(&["m-1.yml"])).finish().assert_code(0);
+    fs::write(office.path("start-worker-retiring.json"), "{}").unwrap();
+    fs::copy(office.path("m-1.yml"), office.path(".m-1.yml.enrolling")).unwrap();
+    assert!(office.path("run.json").is_file());
     let unenroll = ["unenroll", "--config", "m-1.yml", "--delete"];
     office.simulator.world(|world| {
         world.taskcluster.denied_scopes.push("worker-manager:update-worker:*".to_owned());
     });
     office.run(&unenroll).failed("it is removed, but its name is not free yet");
-    assert_eq!(office.files().len(), 5, "nothing is deleted before the worker is gone");
+    assert!(office.path("m-1.yml").is_file() && office.path("run.json").is_file(), "nothing is deleted yet");
     office.simulator.world(|world| world.taskcluster.denied_scopes.clear());
     let said = office.run(&unenroll).well();
     assert!(said.contains("Deleted run.json.") && said.contains("Deleted m-1.yml."), "{said}");
-    assert_eq!(office.files(), ["other.yml"]);
+    assert_eq!(office.files(), ["start-worker-retiring.json", "worker.json"]);
     let ended = office.simulator.world(|world| world.taskcluster.workers[&worker("m-1")].worker.expires);
     assert!(ended < Timestamp::now(), "{ended}");
     // A config of another deployment names nobody here.
@@ -364,11 +378,85 @@ fn a_worker_is_unenrolled_in_two_steps_that_can_be_repeated_and_its_files_go_wit
     office.run(&["unenroll", "--pool", POOL]).failed_with(3, "or --config alone");
 }
 
+/// A balancer that finds no service says 404, too.
+#[test]
+fn only_worker_manager_says_that_it_does_not_know_a_worker() {
+    let office = Office::new();
+    office.enroll(&[]).well();
+    office.simulator.fault("/api/worker-manager", usize::MAX, Fault::status(404));
+    office.run(&["unenroll", "--config", "m-1.yml", "--delete"]).failed("answered 404");
+    office.enroll(&["--rotate"]).failed("answered 404");
+    assert_eq!(office.files(), ["m-1.yml"]);
+}
+
+#[test]
+fn several_that_enroll_at_once_take_turns() {
+    let office = Office::new();
+    let rows: Vec<String> = (0..40).map(|number| format!("m-{number}")).collect();
+    fs::write(office.path("fleet.csv"), format!("id\n{}\n", rows.join("\n"))).unwrap();
+    let list = ["enroll", "--pool", POOL, "--group", "rack-1", "--many", "fleet.csv", "--config", "configs"];
+    let children: Vec<_> = (0..4).map(|_| office.command(&list).spawn().unwrap()).collect();
+    let done: Vec<Done> = children.into_iter().map(|child| Done::of(&child.wait_with_output().unwrap())).collect();
+    let all: String = done.into_iter().map(Done::well).collect();
+    assert_eq!(all.lines().filter(|line| line.starts_with("enrolled\t")).count(), 40, "{all}");
+    assert_eq!(all.lines().filter(|line| line.starts_with("already enrolled\t")).count(), 120);
+    office.simulator.world(|world| {
+        for (name, row) in world.taskcluster.workers.iter().filter(|(name, _)| name.worker_id.as_str() != "machine-1") {
+            let config = office.read(&format!("configs/rack-1-{}.yml", name.worker_id));
+            assert!(config.contains(row.static_secret.as_ref().unwrap()), "{name}");
+        }
+    });
+    assert_eq!(fs::read_dir(office.path("configs")).unwrap().count(), 40);
+}
+
+#[test]
+fn an_end_or_a_capacity_is_changed_without_a_new_secret() {
+    let office = Office::new();
+    office.enroll(&[]).well();
+    let (secret, config) = (office.secret(), office.read("m-1.yml"));
+    let again = office.enroll(&["--expires", "2y", "--capacity", "4"]).well();
+    assert!(again.contains("Nothing was changed: --update would give it another end and capacity"), "{again}");
+    assert!(office.enroll(&["--update", "--expires", "2y", "--capacity", "4"]).well().contains("are as you say now"));
+    let row = office.simulator.world(|world| world.taskcluster.workers[&worker("m-1")].worker.clone());
+    assert_eq!(u64::from(row.capacity), 4);
+    assert!(row.expires.duration_since(Timestamp::now()).as_hours() / 24 > 700);
+    assert_eq!((office.secret(), office.read("m-1.yml")), (secret, config));
+    // Not where the config is an old one: that would take the machine's secret away.
+    office.simulator.world(|world| {
+        world.taskcluster.workers.get_mut(&worker("m-1")).unwrap().static_secret = Some("another".to_owned());
+    });
+    office.enroll(&["--update"]).failed("its secret is not in m-1.yml");
+}
+
+/// A secret that can't be replaced safely is left alone; so is what another machine's enrollment left.
+#[test]
+fn what_is_not_understood_is_left_alone() {
+    let office = Office::new();
+    office.enroll(&[]).well();
+    let (secret, config) = (office.secret().unwrap(), office.read("m-1.yml"));
+    let escaped = format!("\"\\x{:02x}{}\" # {secret}", secret.as_bytes()[0], &secret[1..]);
+    let unusual = config.replace(&format!("\"{secret}\""), &escaped);
+    fs::write(office.path("m-1.yml"), &unusual).unwrap();
+    office.enroll(&["--rotate"]).failed("spelled in an unusual way");
+    assert_eq!((office.secret().unwrap(), office.read("m-1.yml")), (secret, unusual));
+    assert_eq!(office.files(), ["m-1.yml"]);
+
+    fs::write(office.path(".shared.yml.enrolling"), &config).unwrap();
+    let other = ["enroll", "--pool", POOL, "--group", "rack-1", "--id", "m-2", "--config", "shared.yml"];
+    office.run(&other).failed(".shared.yml.enrolling");
+    assert_eq!(office.read(".shared.yml.enrolling"), config);
+    // A refusal that says nothing of the name doesn't settle whose the secret is.
+    office.simulator.fault("PUT /api/worker-manager", 1, Fault::error(400, "InputValidationError", "something else"));
+    fs::write(office.path(".m-1.yml.enrolling"), &config).unwrap();
+    office.enroll(&[]).failed("its config is kept in .m-1.yml.enrolling");
+    assert_eq!(office.read(".m-1.yml.enrolling"), config);
+}
+
 #[test]
 fn every_implementation_has_a_config_without_mistakes() {
     for (implementation, paths) in [("generic-worker", true), ("docker-worker", true), ("dummy", false)] {
         let office = Office::new();
-        let folder = office.path("my \"docker\" worker");
+        let folder = office.path("my 'docker' worker");
         fs::create_dir_all(folder.join("bin")).unwrap();
         fs::copy(simulated_worker(), folder.join("bin").join("docker-worker")).unwrap();
         let program = if implementation == "docker-worker" { folder } else { simulated_worker() };
@@ -486,6 +574,10 @@ fn hundreds_are_enrolled_at_once_and_the_rest_after_an_interruption() {
     assert_eq!((&result("bad")["result"], &result("good")["result"]), (&json!("failed"), &json!("enrolled")));
     assert!(result("bad")["error"].as_str().unwrap().contains("InsufficientScopes"));
     done.failed("1 of 2 failed");
+    // A line each, whatever a service says.
+    office.simulator.fault("PUT ", 1, Fault::error(400, "InputError", "two\nlines\u{1b}[31m"));
+    let said = office.run(&more[..5]).output;
+    assert!(said.lines().count() == 2 && !said.contains('\u{1b}'), "{said}");
 }
 
 #[test]
@@ -499,7 +591,23 @@ fn a_list_with_mistakes_is_refused_whole_with_all_of_them() {
         assert!(done.errors.contains(words), "{words:?} is not in {}", done.errors);
     }
     done.failed("nothing was changed");
-    for (list, words) in [("name\nx\n", "no column \"name\""), ("group\nx\n", "the column id"), ("id\n", "no worker")] {
+    for list in
+        ["id,config\na,../a.yml\n", "id,config\na,./a.yml\n", "id,config\na,/a.yml\n", "id,config\na,\"a\tb\"\n"]
+    {
+        fs::write(office.path("fleet.csv"), list).unwrap();
+        office.run(&["enroll", "--pool", POOL, "--group", "g", "--many", "fleet.csv"]).failed("is no file's name");
+    }
+    fs::write(office.path("fleet.csv"), "id,config\na,one.yml\nb,One.yml\n").unwrap();
+    office.run(&["enroll", "--pool", POOL, "--group", "g", "--many", "fleet.csv"]).failed("two workers would have");
+    let many: String = (0..200).map(|_| "rack 1,a\n").collect();
+    fs::write(office.path("fleet.csv"), format!("group,id\n{many}")).unwrap();
+    office.run(&["enroll", "--pool", POOL, "--many", "fleet.csv"]).failed("and 150 more");
+    for (list, words) in [
+        ("id,id\nx,y\n", "is there twice"),
+        ("name\nx\n", "no column \"name\""),
+        ("group\nx\n", "the column id"),
+        ("id\n", "no worker"),
+    ] {
         fs::write(office.path("fleet.csv"), list).unwrap();
         office.run(&["enroll", "--pool", POOL, "--many", "fleet.csv"]).failed(words);
     }

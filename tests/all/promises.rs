@@ -164,7 +164,7 @@ fn secrets_leave_their_type_in_known_places_only() {
         ("client.rs", 4),         // hidden in what a service quotes
         ("credentials.rs", 8),    // credentials as JSON; their certificate; the codes of temporary ones
         ("docker_worker.rs", 2),  // the worker's own configuration
-        ("enroll.rs", 1),         // the secret in a config that was enrolled before, told to worker-manager again
+        ("enroll.rs", 3),         // the secret in a config that was enrolled before, told to worker-manager again
         ("generic_worker.rs", 2), // the worker's own configuration
         ("message.rs", 2),        // told to the worker
         ("registration.rs", 1),   // proofs, sent to worker-manager

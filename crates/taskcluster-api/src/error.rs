@@ -150,6 +150,19 @@ impl ApiError {
         }
     }
 
+    /// Taskcluster's own code, such as `ResourceNotFound`, where the answer has one.
+    pub fn code(&self) -> Option<&str> {
+        match &self.failure {
+            Failure::Status { code, .. } => code.as_deref(),
+            Failure::Connect(_)
+            | Failure::Transport(_)
+            | Failure::Timeout(_)
+            | Failure::TooLarge(_)
+            | Failure::Decode(_)
+            | Failure::Request(_) => None,
+        }
+    }
+
     /// When the service asks to be tried again.
     pub fn retry_after(&self) -> Option<Duration> {
         match &self.failure {

@@ -82,9 +82,9 @@ fn count<'a>(workers: impl Iterator<Item = &'a Worker>) -> WorkerCounts {
             WorkerState::Standalone | WorkerState::Other(_) => continue,
         };
         *number += 1;
-        *sum += capacity;
+        *sum = sum.saturating_add(capacity);
         if worker.state != WorkerState::Stopped {
-            counts.current_capacity += capacity;
+            counts.current_capacity = counts.current_capacity.saturating_add(capacity);
         }
     }
     counts
