@@ -6,15 +6,14 @@
 
 use super::FleetError;
 use super::deployment::Deployment;
+use super::plan::{Enrolled, Plan, document, end_of, in_a_year};
 use super::runner_config::{self, Description};
-use crate::cli::{EnrollArguments, EnrolledWorker};
+use crate::cli::EnrollArguments;
 use crate::error::Chain;
 use crate::platform::{self, FolderLock};
 use crate::private_file::{self, Durability};
 use crate::runner_config::StaticConfig;
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Span, Timestamp};
-use serde_json::json;
+use jiff::Timestamp;
 use std::fs;
 use std::io;
 use std::num::NonZeroU64;
@@ -23,127 +22,6 @@ use taskcluster_api::worker_manager::{CreateWorker, ProviderInfo, ProviderType};
 use taskcluster_api::{
     ApiError, ExposeSecret, Failure, ProviderId, RootUrl, StaticSecret, Worker, WorkerName, WorkerPoolId, WorkerState,
 };
-
-/// Nobody gets a machine going in less.
-const SHORTEST: SignedDuration = SignedDuration::from_mins(10);
-
-/// One worker that is to be enrolled.
-#[derive(Debug, Clone)]
-pub(super) struct Plan {
-    pub(super) worker: WorkerName,
-    /// Where its runner config goes.
-    pub(super) config: PathBuf,
-    pub(super) implementation: EnrolledWorker,
-    pub(super) worker_path: Option<PathBuf>,
-    pub(super) worker_config_path: Option<PathBuf>,
-    /// When worker-manager forgets it; what it is, or a year, where nothing is said.
-    pub(super) expires: Option<Span>,
-    /// How many tasks it runs at once; what it is, or 1, where nothing is said.
-    pub(super) capacity: Option<NonZeroU64>,
-    pub(super) rotate: bool,
-    pub(super) update: bool,
-}
-
-impl Plan {
-    /// What the command line, or a row of a list, asks for; or what is wrong with that.
-    pub(super) fn new(
-        arguments: &EnrollArguments,
-        worker: WorkerName,
-        config: PathBuf,
-        expires: Option<Span>,
-        capacity: Option<NonZeroU64>,
-    ) -> Result<Self, String> {
-        let EnrollArguments { implementation, worker_path, worker_config_path, rotate, update, .. } = arguments;
-        let names_folder = config.to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]);
-        if names_folder || config.file_name().is_none() {
-            return Err(format!("--config: {} is no file's name", config.display()));
-        }
-        for (option, path) in [("--worker-path", worker_path), ("--worker-config-path", worker_config_path)] {
-            let Some(path) = path else { continue };
-            if implementation.default_paths().is_none() {
-                return Err(format!("{option}: {} has no worker", implementation.name()));
-            }
-            // It may be a path of another kind of system than this one.
-            let text = path.to_str().ok_or_else(|| format!("{option}: this is no valid text"))?;
-            if !text.starts_with('/') && !text.contains(":\\") && !path.is_absolute() {
-                return Err(format!("{option}: {text} must be an absolute path: it is one of the machine's"));
-            }
-        }
-        if let Some(span) = expires {
-            end_of(span)?;
-        }
-        Ok(Self {
-            worker,
-            config,
-            implementation: *implementation,
-            worker_path: worker_path.clone(),
-            worker_config_path: worker_config_path.clone(),
-            expires,
-            capacity,
-            rotate: *rotate,
-            update: *update,
-        })
-    }
-}
-
-/// What became of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Enrolled {
-    /// It is known now, and has a config.
-    New,
-    /// It was known, and had a config: nothing was changed.
-    Already,
-    /// An enrollment that had been interrupted was completed.
-    Completed,
-    /// worker-manager had forgotten it, and knows it again, by the secret in its config.
-    Again,
-    /// It was known, and its end or capacity is another one now.
-    Updated,
-    /// It has a new secret.
-    Rotated,
-}
-
-impl Enrolled {
-    pub(super) const fn word(self) -> &'static str {
-        match self {
-            Self::New => "enrolled",
-            Self::Already => "already enrolled",
-            Self::Completed => "enrolled (completed)",
-            Self::Again => "enrolled again",
-            Self::Updated => "updated",
-            Self::Rotated => "rotated",
-        }
-    }
-
-    /// The same for programs.
-    const fn key(self) -> &'static str {
-        match self {
-            Self::New => "enrolled",
-            Self::Already => "already-enrolled",
-            Self::Completed => "completed",
-            Self::Again => "enrolled-again",
-            Self::Updated => "updated",
-            Self::Rotated => "rotated",
-        }
-    }
-}
-
-/// A worker and what became of it, for programs.
-pub(super) fn document(plan: &Plan, result: &Result<Enrolled, FleetError>) -> serde_json::Value {
-    let WorkerName { worker_pool_id, worker_group, worker_id } = &plan.worker;
-    let mut document = json!({
-        "workerPoolId": worker_pool_id, "workerGroup": worker_group, "workerId": worker_id,
-        "config": plan.config.display().to_string(),
-    });
-    match result {
-        Ok(enrolled) => document["result"] = enrolled.key().into(),
-        Err(error) => {
-            document["result"] = "failed".into();
-            document["error"] = Chain(error).to_string().into();
-        }
-    }
-    document
-}
 
 /// Enrolls one machine, and says what to do next.
 pub(super) async fn enroll(arguments: &EnrollArguments) -> Result<(), FleetError> {
@@ -262,7 +140,7 @@ pub(super) async fn enroll_one(
         Some(_) | None => {}
     }
     let pending = runner_config::pending(&plan.config);
-    let mut step = Step { deployment, plan, pending: &pending, known };
+    let mut step = Step { deployment, provider_id, plan, pending: &pending, known };
     let completed = step.complete().await?;
     let config = if completed { runner_config::existing(&plan.config, root_url, worker)? } else { config };
     match (&step.known, config) {
@@ -274,7 +152,7 @@ pub(super) async fn enroll_one(
         }
         (Some(_), None) if plan.rotate => {
             let secret = random()?;
-            step.change(&step.describe(root_url, provider_id, &secret), &secret).await?;
+            step.change(&step.describe(root_url, &secret), &secret).await?;
             Ok(Enrolled::Rotated)
         }
         (Some(_), Some(_)) if completed => Ok(Enrolled::Completed),
@@ -297,7 +175,7 @@ pub(super) async fn enroll_one(
         }
         (None, None) => {
             let secret = random()?;
-            step.change(&step.describe(root_url, provider_id, &secret), &secret).await?;
+            step.change(&step.describe(root_url, &secret), &secret).await?;
             Ok(Enrolled::New)
         }
     }
@@ -306,6 +184,7 @@ pub(super) async fn enroll_one(
 /// What the ways to enroll have in common.
 struct Step<'a> {
     deployment: &'a Deployment,
+    provider_id: &'a ProviderId,
     plan: &'a Plan,
     /// The config that waits for worker-manager's answer.
     pending: &'a Path,
@@ -352,9 +231,14 @@ impl Step<'_> {
         };
         match self.deployment.manager.create_worker(&self.plan.worker, &definition).await {
             Ok(_) => Ok(true),
-            Err(error) if self.known.is_some() && says_another_has_the_name(&error) => Ok(false),
+            Err(error) if self.is_ours() && says_another_has_the_name(&error) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the worker is known, and of the pool's provider: worker-manager says the same of one that is of another.
+    fn is_ours(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.provider_id == *self.provider_id)
     }
 
     /// Has worker-manager take another end or capacity for the same secret.
@@ -389,10 +273,10 @@ impl Step<'_> {
         }
     }
 
-    fn describe(&self, root_url: &RootUrl, provider_id: &ProviderId, secret: &StaticSecret) -> String {
+    fn describe(&self, root_url: &RootUrl, secret: &StaticSecret) -> String {
         Description {
             root_url,
-            provider_id,
+            provider_id: self.provider_id,
             worker: &self.plan.worker,
             implementation: self.plan.implementation,
             path: self.plan.worker_path.as_deref(),
@@ -478,17 +362,4 @@ fn says_another_has_the_name(error: &ApiError) -> bool {
         | Failure::Decode(_)
         | Failure::Request(_) => false,
     }
-}
-
-/// What is usual.
-fn in_a_year() -> Timestamp {
-    end_of(Span::new().years(1)).unwrap_or(Timestamp::MAX)
-}
-
-/// So long from now, by the calendar; or why not.
-fn end_of(span: Span) -> Result<Timestamp, String> {
-    let now = Timestamp::now().to_zoned(TimeZone::UTC);
-    let end = now.checked_add(span).map_err(|_| format!("{span:#} is too long"))?.timestamp();
-    let soonest = now.timestamp().saturating_add(SHORTEST).unwrap_or(Timestamp::MAX);
-    if end < soonest { Err(format!("{span:#} from now must be ten minutes ahead at least")) } else { Ok(end) }
 }

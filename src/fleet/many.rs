@@ -2,7 +2,8 @@
 
 use super::FleetError;
 use super::deployment::Deployment;
-use super::enroll::{self, Enrolled, Plan};
+use super::enroll::{enroll_one, lock, static_provider};
+use super::plan::{Enrolled, Plan, document};
 use super::table;
 use crate::cli::EnrollArguments;
 use crate::error::Chain;
@@ -39,11 +40,11 @@ pub(super) async fn enroll(arguments: &EnrollArguments, path: &Path) -> Result<(
     for plan in &plans {
         let pool = &plan.worker.worker_pool_id;
         if !providers.contains_key(pool) {
-            providers.insert(pool.clone(), enroll::static_provider(&deployment, pool).await?);
+            providers.insert(pool.clone(), static_provider(&deployment, pool).await?);
         }
     }
     fs::create_dir_all(&folder).map_err(|source| FleetError::Write { path: folder.clone(), source })?;
-    let _lock = enroll::lock(&folder)?;
+    let _lock = lock(&folder)?;
     let (all, mut failed) = (plans.len(), 0);
     let mut unprinted = None;
     let bar = progress(all);
@@ -57,7 +58,7 @@ pub(super) async fn enroll(arguments: &EnrollArguments, path: &Path) -> Result<(
             let (deployment, providers) = (Arc::clone(&deployment), Arc::clone(&providers));
             under_way.spawn(async move {
                 let provider_id = &providers[&plan.worker.worker_pool_id];
-                let result = enroll::enroll_one(&deployment, provider_id, &plan).await;
+                let result = enroll_one(&deployment, provider_id, &plan).await;
                 (plan, result)
             });
         }
@@ -92,7 +93,7 @@ fn progress(all: usize) -> ProgressBar {
 
 fn line(plan: &Plan, result: &Result<Enrolled, FleetError>, json: bool) -> String {
     if json {
-        return enroll::document(plan, result).to_string();
+        return document(plan, result).to_string();
     }
     let WorkerName { worker_pool_id, worker_group, worker_id } = &plan.worker;
     let (word, rest) = match result {

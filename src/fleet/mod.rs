@@ -7,6 +7,7 @@
 mod deployment;
 mod enroll;
 mod many;
+mod plan;
 mod pool_errors;
 mod runner_config;
 mod table;

@@ -21,3 +21,5 @@ mod promises;
 mod retirement;
 #[cfg(unix)]
 mod supervision;
+#[cfg(unix)]
+mod tls;
