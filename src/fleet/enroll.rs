@@ -20,7 +20,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use taskcluster_api::worker_manager::{CreateWorker, ProviderInfo, ProviderType};
 use taskcluster_api::{
-    ApiError, ExposeSecret, Failure, ProviderId, RootUrl, StaticSecret, Worker, WorkerName, WorkerPoolId, WorkerState,
+    ApiError, ExposeSecret, ProviderId, RootUrl, StaticSecret, Worker, WorkerName, WorkerPoolId, WorkerState,
 };
 
 /// Enrolls one machine, and says what to do next.
@@ -352,14 +352,5 @@ fn secret_of(config: &StaticConfig, path: &Path) -> Result<StaticSecret, FleetEr
 
 /// worker-manager's words (its static provider's `createWorker`).
 fn says_another_has_the_name(error: &ApiError) -> bool {
-    match &error.failure {
-        Failure::Status { status: 400, message, .. } => message.contains("worker already exists"),
-        Failure::Status { .. }
-        | Failure::Connect(_)
-        | Failure::Transport(_)
-        | Failure::Timeout(_)
-        | Failure::TooLarge(_)
-        | Failure::Decode(_)
-        | Failure::Request(_) => false,
-    }
+    error.refusal().is_some_and(|refusal| refusal.status == 400 && refusal.message.contains("worker already exists"))
 }

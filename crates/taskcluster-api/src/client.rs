@@ -1,15 +1,15 @@
 //! One call: URL, signature, deadline, bounded answer, retries.
 
+use crate::answer::{BodyError, MAX_ANSWER, read_body, refusal, transport};
 use crate::credentials::Credentials;
 use crate::endpoint::{Endpoint, Method};
 use crate::environment::{Environment, EnvironmentError};
-use crate::error::{ApiError, Chain, ErrorClass, Failure, RequestInfo, from_json};
+use crate::error::{ApiError, Chain, ErrorClass, Failure, Refusal, from_json};
 use crate::ids::RootUrl;
 use crate::retry::{Repeat, RetryPolicy, Tries};
 use crate::sign::{self, Signer};
 use crate::tls;
-use reqwest::Response;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,9 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 use url::Url;
-
-/// An answer may have this many bytes: a worker pool's configuration carries whole files.
-const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Shorter texts are no secrets that could be told from ordinary words.
 const SHORTEST_SECRET: usize = 8;
@@ -347,71 +344,6 @@ fn collect_texts(value: Option<&Value>, texts: &mut Vec<String>) {
     }
 }
 
-enum BodyError {
-    TooLarge,
-    Broken(reqwest::Error),
-}
-
-async fn read_body(mut response: Response) -> Result<Vec<u8>, BodyError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(BodyError::Broken)? {
-        if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(BodyError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-fn transport(error: reqwest::Error, timeout: Duration) -> Failure {
-    if error.is_connect() {
-        Failure::Connect(error.without_url().into())
-    } else if error.is_timeout() {
-        Failure::Timeout(timeout)
-    } else {
-        Failure::Transport(error.without_url().into())
-    }
-}
-
-/// Reads a Taskcluster error: `{code, message, requestInfo}`, where a line `---` in the message begins an echo
-/// of the request, which may hold secrets.
-fn refusal(status: u16, headers: &HeaderMap, body: &[u8], secrets: &[String]) -> Failure {
-    let document: Option<Value> = serde_json::from_slice(body).ok();
-    let text = |name: &str| document.as_ref().and_then(|document| document.get(name)).and_then(Value::as_str);
-    let hide =
-        |text: &str| secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "[redacted]"));
-    let message = text("message").map(|message| {
-        let own = message.lines().take_while(|line| !line.starts_with("---")).collect::<Vec<_>>().join("\n");
-        hide(&own).trim().chars().take(1000).collect()
-    });
-    let header = |name| headers.get(name).and_then(|value: &reqwest::header::HeaderValue| value.to_str().ok());
-    let date = header(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
-    let retry_after = header(RETRY_AFTER).and_then(|value| match value.trim().parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(date.unwrap_or_else(SystemTime::now)).ok(),
-    });
-    Failure::Status {
-        status,
-        code: text("code").map(|code| hide(code).chars().take(100).collect()),
-        message: message.unwrap_or_default(),
-        request_info: document.as_ref().and_then(|document| request_info(document.get("requestInfo")?, &hide)),
-        retry_after,
-        date,
-    }
-}
-
-/// `requestInfo` without its `payload`, which may hold secrets.
-fn request_info(document: &Value, hide: &dyn Fn(&str) -> String) -> Option<RequestInfo> {
-    let text = |name: &str| Some(hide(document.get(name)?.as_str()?).chars().take(100).collect());
-    let params = document.get("params").and_then(Value::as_object).cloned().unwrap_or_default();
-    let short = |value: Value| value.as_str().map(|text| hide(text).chars().take(200).collect::<String>());
-    Some(RequestInfo {
-        method: text("method")?,
-        params: params.into_iter().filter_map(|(name, value)| Some((name, short(value)?))).collect(),
-        time: text("time").and_then(|time: String| time.parse().ok()),
-    })
-}
-
 /// How far the service's clock is ahead of ours, in seconds.
 #[derive(Debug, Default)]
 struct Clock(AtomicI64);
@@ -426,7 +358,7 @@ impl Clock {
 
     /// Takes the offset from an answer; whether there was one to take.
     fn correct(&self, failure: &Failure) -> bool {
-        let Failure::Status { date: Some(date), .. } = failure else { return false };
+        let Failure::Status(Refusal { date: Some(date), .. }) = failure else { return false };
         let now = SystemTime::now();
         let offset = match date.duration_since(now) {
             Ok(ahead) => i64::try_from(ahead.as_secs()).unwrap_or(i64::MAX),
@@ -444,16 +376,7 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_echo_of_the_request_is_not_part_of_the_message() {
-        let body = br#"{"code":"InputError","message":"no such pool\n\n---\n\n* payload: canary","requestInfo":{}}"#;
-        let failure = refusal(400, &HeaderMap::new(), body, &[]);
-        assert_eq!(failure.to_string(), "answered 400 InputError: no such pool");
-        let body = br#"{"code":"InputError","message":"your token canary-token is none","requestInfo":{}}"#;
-        let failure = refusal(400, &HeaderMap::new(), body, &["canary-token".to_owned()]);
-        assert_eq!(failure.to_string(), "answered 400 InputError: your token [redacted] is none");
-    }
+    use reqwest::header::HeaderMap;
 
     #[test]
     fn nothing_that_was_sent_in_secret_is_quoted_in_whatever_form() {
@@ -473,19 +396,6 @@ mod tests {
         });
         let failure = refusal(400, &HeaderMap::new(), answer.to_string().as_bytes(), &secrets);
         assert!(!format!("{failure:?}").contains("canary"), "{failure:?}");
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date_by_the_services_clock() {
-        let mut headers = HeaderMap::new();
-        headers.insert(DATE, "Sat, 21 Nov 2026 00:00:00 GMT".parse().unwrap());
-        for (value, expected) in [("7", 7), ("Sat, 21 Nov 2026 00:01:00 GMT", 60)] {
-            headers.insert(RETRY_AFTER, value.parse().unwrap());
-            match refusal(429, &headers, b"", &[]) {
-                Failure::Status { retry_after, .. } => assert_eq!(retry_after, Some(Duration::from_secs(expected))),
-                other => panic!("{other}"),
-            }
-        }
     }
 
     #[test]

@@ -32,21 +32,8 @@ pub enum Failure {
     #[error("no whole answer within {} s", .0.as_secs_f32())]
     Timeout(Duration),
     /// An answer with a status that is no success.
-    #[error("{}", describe_status(*status, code.as_deref(), message))]
-    Status {
-        /// The HTTP status.
-        status: u16,
-        /// Taskcluster's own code, such as `InputError`.
-        code: Option<String>,
-        /// The service's message, without the block that echoes the request.
-        message: String,
-        /// What the service says of the request.
-        request_info: Option<RequestInfo>,
-        /// When the service asks to be tried again.
-        retry_after: Option<Duration>,
-        /// The service's clock.
-        date: Option<SystemTime>,
-    },
+    #[error("{0}")]
+    Status(Refusal),
     /// An answer of more bytes than this.
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
@@ -56,6 +43,33 @@ pub enum Failure {
     /// The request could not be made.
     #[error("the request cannot be made: {0}")]
     Request(String),
+}
+
+/// An answer with a status that is no success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// Taskcluster's own code, such as `InputError`.
+    pub code: Option<String>,
+    /// The service's message, without the block that echoes the request.
+    pub message: String,
+    /// What the service says of the request.
+    pub request_info: Option<RequestInfo>,
+    /// When the service asks to be tried again.
+    pub retry_after: Option<Duration>,
+    /// The service's clock.
+    pub date: Option<SystemTime>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "answered {}", self.status)?;
+        if let Some(code) = &self.code {
+            write!(f, " {code}")?;
+        }
+        if self.message.is_empty() { Ok(()) } else { write!(f, ": {}", self.message) }
+    }
 }
 
 /// `requestInfo` of a Taskcluster error, without the payload that it echoes.
@@ -101,12 +115,14 @@ impl Failure {
     /// What to do about it.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Connect(_) | Self::Transport(_) | Self::Timeout(_) | Self::Status { status: 429 | 500..=599, .. } => {
-                ErrorClass::Retry
-            }
-            Self::Status { status: 404, .. } => ErrorClass::Absent,
-            Self::Status { status: 401, message, .. } if message.contains("Stale timestamp") => ErrorClass::Clock,
-            Self::Status { .. } | Self::TooLarge(_) | Self::Decode(_) | Self::Request(_) => ErrorClass::Refused,
+            Self::Connect(_) | Self::Transport(_) | Self::Timeout(_) => ErrorClass::Retry,
+            Self::Status(refusal) => match refusal.status {
+                429 | 500..=599 => ErrorClass::Retry,
+                404 => ErrorClass::Absent,
+                401 if refusal.message.contains("Stale timestamp") => ErrorClass::Clock,
+                _ => ErrorClass::Refused,
+            },
+            Self::TooLarge(_) | Self::Decode(_) | Self::Request(_) => ErrorClass::Refused,
         }
     }
 
@@ -114,7 +130,7 @@ impl Failure {
     pub(crate) fn is_certainly_undone(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Request(_) => true,
-            Self::Status { status, .. } => (400..500).contains(status),
+            Self::Status(refusal) => (400..500).contains(&refusal.status),
             Self::Transport(_) | Self::Timeout(_) | Self::TooLarge(_) | Self::Decode(_) => false,
         }
     }
@@ -137,10 +153,10 @@ impl ApiError {
         !self.earlier_may_be_done && self.failure.is_certainly_undone()
     }
 
-    /// The HTTP status, where there was an answer that is no success.
-    pub fn status(&self) -> Option<u16> {
+    /// What the service said, where it answered with a status that is no success.
+    pub fn refusal(&self) -> Option<&Refusal> {
         match &self.failure {
-            Failure::Status { status, .. } => Some(*status),
+            Failure::Status(refusal) => Some(refusal),
             Failure::Connect(_)
             | Failure::Transport(_)
             | Failure::Timeout(_)
@@ -148,32 +164,21 @@ impl ApiError {
             | Failure::Decode(_)
             | Failure::Request(_) => None,
         }
+    }
+
+    /// The HTTP status, where there was an answer that is no success.
+    pub fn status(&self) -> Option<u16> {
+        Some(self.refusal()?.status)
     }
 
     /// Taskcluster's own code, such as `ResourceNotFound`, where the answer has one.
     pub fn code(&self) -> Option<&str> {
-        match &self.failure {
-            Failure::Status { code, .. } => code.as_deref(),
-            Failure::Connect(_)
-            | Failure::Transport(_)
-            | Failure::Timeout(_)
-            | Failure::TooLarge(_)
-            | Failure::Decode(_)
-            | Failure::Request(_) => None,
-        }
+        self.refusal()?.code.as_deref()
     }
 
     /// When the service asks to be tried again.
     pub fn retry_after(&self) -> Option<Duration> {
-        match &self.failure {
-            Failure::Status { retry_after, .. } => *retry_after,
-            Failure::Connect(_)
-            | Failure::Transport(_)
-            | Failure::Timeout(_)
-            | Failure::TooLarge(_)
-            | Failure::Decode(_)
-            | Failure::Request(_) => None,
-        }
+        self.refusal()?.retry_after
     }
 }
 
@@ -198,11 +203,6 @@ impl Error for ApiError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.failure)
     }
-}
-
-fn describe_status(status: u16, code: Option<&str>, message: &str) -> String {
-    let code = code.map(|code| format!(" {code}")).unwrap_or_default();
-    if message.is_empty() { format!("answered {status}{code}") } else { format!("answered {status}{code}: {message}") }
 }
 
 /// An error and what caused it, in one line.

@@ -12,6 +12,7 @@
     )
 )]
 
+mod answer;
 mod client;
 mod credentials;
 mod environment;
@@ -32,7 +33,7 @@ pub mod worker_manager;
 pub use client::{Client, FromEnvironmentError, NewClientError};
 pub use credentials::{Certificate, Credentials, InvalidCertificate, Temporary, TemporaryError};
 pub use environment::{Environment, EnvironmentError};
-pub use error::{ApiError, Chain, Decode, ErrorClass, Failure, RequestInfo, from_json};
+pub use error::{ApiError, Chain, Decode, ErrorClass, Failure, Refusal, RequestInfo, from_json};
 pub use ids::{
     InvalidId, InvalidRootUrl, LaunchConfigId, ProviderId, RootUrl, SlugId, WorkerGroup, WorkerId, WorkerPoolId,
 };

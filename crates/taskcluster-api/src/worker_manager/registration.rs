@@ -2,7 +2,7 @@
 
 use super::worker::WorkerName;
 use crate::credentials::{Credentials, exposed, random_text};
-use crate::error::{ApiError, Failure};
+use crate::error::ApiError;
 use crate::ids::{ProviderId, WorkerGroup, WorkerId, WorkerPoolId};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -230,21 +230,11 @@ pub struct Renewal {
 impl ApiError {
     /// For `registerWorker`: the service says that this worker has registered before, which no proof changes.
     pub fn is_already_registered(&self) -> bool {
-        match &self.failure {
-            Failure::Status { status: 400 | 409, message, .. } => {
-                let message = message.to_ascii_lowercase();
-                ["already running", "already been registered", "already registered", "stopped"]
-                    .iter()
-                    .any(|words| message.contains(words))
-            }
-            Failure::Status { .. }
-            | Failure::Connect(_)
-            | Failure::Transport(_)
-            | Failure::Timeout(_)
-            | Failure::TooLarge(_)
-            | Failure::Decode(_)
-            | Failure::Request(_) => false,
-        }
+        self.refusal().is_some_and(|refusal| {
+            let message = refusal.message.to_ascii_lowercase();
+            let words = ["already running", "already been registered", "already registered", "stopped"];
+            matches!(refusal.status, 400 | 409) && words.iter().any(|words| message.contains(words))
+        })
     }
 }
 

@@ -39,7 +39,7 @@ async fn an_error_has_status_code_message_and_request() {
     assert_eq!((error.status(), error.class(), error.is_retryable()), (Some(403), ErrorClass::Refused, false));
     assert!(error.to_string().starts_with("worker (http://127.0.0.1:"), "{error}");
     assert_eq!(error.failure.to_string(), "answered 403 BadLuck: no luck");
-    let Failure::Status { request_info: Some(info), .. } = &error.failure else { panic!("{error:?}") };
+    let info = error.refusal().unwrap().request_info.as_ref().unwrap();
     assert_eq!((info.method.as_str(), info.params["workerId"].as_str()), ("worker", "m-1"));
     assert_eq!(info.time.unwrap().to_string(), "2026-11-21T10:20:30Z");
     assert!(!format!("{error:?}").contains("canary"), "{error:?}");
