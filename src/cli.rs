@@ -29,7 +29,7 @@ pub struct Cli {
 
     /// How much to log: error, warn, info, debug or trace [default: info]
     // `dispatch` in main.rs reads START_WORKER_LOG where this isn't given.
-    #[arg(long, value_name = "LEVEL", global = true)]
+    #[arg(long, value_name = "LEVEL", global = true, display_order = 100)]
     pub log_level: Option<tracing::Level>,
 
     /// Ask this metadata service, on a loopback address: to try things out
@@ -85,8 +85,8 @@ pub struct EnrollArguments {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Which worker the machine runs
-    #[arg(long, value_enum, default_value_t = EnrolledWorker::GenericWorker)]
+    /// Which worker the machine runs: generic-worker, docker-worker or dummy (what a worker would be told is printed)
+    #[arg(long, value_enum, value_name = "WORKER", hide_possible_values = true, default_value_t = EnrolledWorker::GenericWorker)]
     pub implementation: EnrolledWorker,
 
     /// Where the worker is installed on the machine
