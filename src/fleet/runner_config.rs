@@ -85,10 +85,7 @@ pub(super) fn existing(
     let in_the_way = |problem: String| FleetError::InTheWay { path: path.to_owned(), problem };
     let found = read(path).map_err(in_the_way)?;
     let host = &found.host;
-    let same = host.root_url == *root_url
-        && host.worker_pool_id == worker.worker_pool_id
-        && host.worker_group == worker.worker_group
-        && host.worker_id == worker.worker_id;
+    let same = host.root_url == *root_url && host.worker() == *worker;
     if same { Ok(Some(found)) } else { Err(in_the_way(format!("it is the runner config of {host}"))) }
 }
 

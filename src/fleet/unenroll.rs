@@ -88,8 +88,7 @@ fn name(arguments: &UnenrollArguments, deployment: &Deployment) -> Result<Worker
         let host = runner_config::read(path).map_err(unusable)?.host;
         let root_url = deployment.root_url()?;
         if host.root_url == *root_url {
-            let (worker_pool_id, worker_group, worker_id) = (host.worker_pool_id, host.worker_group, host.worker_id);
-            Ok(WorkerName { worker_pool_id, worker_group, worker_id })
+            Ok(host.worker())
         } else {
             Err(unusable(format!("it is for {}, and the credentials for {}", host.root_url, root_url)))
         }

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use taskcluster_api::{Credentials, ProviderId, RootUrl, WorkerGroup, WorkerId, WorkerPoolId};
+use taskcluster_api::{Credentials, ProviderId, RootUrl, WorkerGroup, WorkerId, WorkerName, WorkerPoolId};
 
 /// A file of more bytes than this is refused.
 const MAX_SIZE: u64 = 128 * 1024 * 1024;
@@ -114,18 +114,21 @@ impl HostConfig {
 
     /// Whether both describe the same machine.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.root_url == other.root_url
-            && self.worker_pool_id == other.worker_pool_id
-            && self.worker_group == other.worker_group
-            && self.worker_id == other.worker_id
+        self.root_url == other.root_url && self.worker() == other.worker()
+    }
+
+    /// The worker that the machine is.
+    pub fn worker(&self) -> WorkerName {
+        WorkerName {
+            worker_pool_id: self.worker_pool_id.clone(),
+            worker_group: self.worker_group.clone(),
+            worker_id: self.worker_id.clone(),
+        }
     }
 
     /// Whether this describes that machine.
     pub fn is(&self, identity: &Identity) -> bool {
-        self.root_url == identity.root_url
-            && self.worker_pool_id == identity.worker_pool_id
-            && self.worker_group == identity.worker_group
-            && self.worker_id == identity.worker_id
+        self.root_url == identity.root_url && self.worker() == identity.worker()
     }
 }
 
