@@ -50,7 +50,7 @@ pub(super) async fn enroll(arguments: &EnrollArguments) -> Result<(), FleetError
 
 /// Two processes that write configs into one folder would take each other's for their own.
 pub(super) fn lock(folder: &Path) -> Result<FolderLock, FleetError> {
-    platform::lock_folder(folder).map_err(|source| FleetError::Write { path: folder.to_owned(), source })
+    platform::lock_folder(folder).map_err(|source| FleetError::Lock { folder: folder.to_owned(), source })
 }
 
 /// A file's name as a shell takes it.
@@ -139,28 +139,43 @@ pub(super) async fn enroll_one(
         }
         Some(_) | None => {}
     }
+    if let Some(known) = &known
+        && known.provider_id != *provider_id
+    {
+        let (theirs, ours) = (known.provider_id.clone(), provider_id.clone());
+        return Err(FleetError::OtherProvider { worker: worker.clone(), theirs, ours });
+    }
     let pending = runner_config::pending(&plan.config);
-    let mut step = Step { deployment, provider_id, plan, pending: &pending, known };
-    let completed = step.complete().await?;
+    let mut step = Step { deployment, provider_id, plan, pending: &pending, known, is_first: true };
+    let left = step.settle_left().await?;
+    let completed = matches!(left, Left::Completed);
     let config = if completed { runner_config::existing(&plan.config, root_url, worker)? } else { config };
     match (&step.known, config) {
         (None, _) if plan.rotate => Err(FleetError::Unknown { worker: worker.clone() }),
-        (Some(_), Some(old)) if plan.rotate => {
-            let secret = random()?;
-            step.change(&runner_config::with_secret(&plan.config, &old, &secret)?, &secret).await?;
+        (Some(_), old) if plan.rotate => {
+            match (left, old) {
+                // What was sent may still arrive: sent again, it is the secret either way.
+                (Left::Waits(secret), _) => step.tell(&secret).await?,
+                (Left::Nothing | Left::Completed, Some(old)) => {
+                    let secret = random()?;
+                    step.change(&runner_config::with_secret(&plan.config, &old, &secret)?, &secret).await?;
+                }
+                (Left::Nothing | Left::Completed, None) => {
+                    let secret = random()?;
+                    step.change(&step.describe(root_url, &secret), &secret).await?;
+                }
+            }
             Ok(Enrolled::Rotated)
         }
-        (Some(_), None) if plan.rotate => {
-            let secret = random()?;
-            step.change(&step.describe(root_url, &secret), &secret).await?;
-            Ok(Enrolled::Rotated)
+        (Some(_), Some(_)) if matches!(left, Left::Waits(_)) => {
+            Err(FleetError::RotationWaits { worker: worker.clone(), pending: pending.clone() })
         }
-        (Some(_), Some(_)) if completed => Ok(Enrolled::Completed),
+        (Some(_), Some(_)) if completed && !plan.update => Ok(Enrolled::Completed),
         (Some(_), Some(config)) if plan.update => {
             let secret = secret_of(&config, &plan.config)?;
             match step.has(&secret).await.map_err(FleetError::Call)? {
-                true => step.update(&secret).await,
-                false => Err(FleetError::SecretElsewhere { worker: worker.clone(), path: plan.config.clone() }),
+                Some(_) => step.update(&secret).await,
+                None => Err(FleetError::SecretElsewhere { worker: worker.clone(), path: plan.config.clone() }),
             }
         }
         (Some(_), Some(_)) => Ok(Enrolled::Already),
@@ -169,7 +184,7 @@ pub(super) async fn enroll_one(
             let secret = secret_of(&config, &plan.config)?;
             match deployment.manager.create_worker(worker, &step.definition(&secret)?).await {
                 Ok(_) => Ok(Enrolled::Again),
-                Err(error) if error.is_certainly_undone() => Err(FleetError::Call(error)),
+                Err(error) if super::is_certainly_undone(&error) => Err(FleetError::Call(error)),
                 Err(source) => Err(FleetError::Doubtful { doing: "enrolling", worker: worker.clone(), source }),
             }
         }
@@ -190,36 +205,43 @@ struct Step<'a> {
     pending: &'a Path,
     /// What worker-manager knows of the worker.
     known: Option<Worker>,
+    /// Whether nobody has been told of the secret that waits before this command.
+    is_first: bool,
+}
+
+/// What an enrollment or rotation that was interrupted has left.
+enum Left {
+    Nothing,
+    /// worker-manager has its secret, and so has the config now.
+    Completed,
+    /// worker-manager has another secret, so far.
+    Waits(StaticSecret),
 }
 
 impl Step<'_> {
-    /// Completes what was interrupted, or takes it back. Whether it was completed.
-    async fn complete(&mut self) -> Result<bool, FleetError> {
+    /// Completes what was interrupted, where that can be told. What waits is never given up for a "no": what was sent
+    /// may still be under way.
+    async fn settle_left(&mut self) -> Result<Left, FleetError> {
         let (worker, root_url) = (&self.plan.worker, self.deployment.root_url()?);
-        let Some(left) = runner_config::existing(self.pending, root_url, worker)? else { return Ok(false) };
+        let Some(left) = runner_config::existing(self.pending, root_url, worker)? else { return Ok(Left::Nothing) };
         let secret = secret_of(&left, self.pending)?;
         match self.has(&secret).await {
-            Ok(true) => {
+            Ok(Some(known)) => {
                 self.put_in_place()?;
-                self.known = Some(self.deployment.manager.worker(worker).await.map_err(FleetError::Call)?);
-                Ok(true)
+                self.known = Some(known);
+                Ok(Left::Completed)
             }
-            Ok(false) => {
-                self.forget();
-                Ok(false)
-            }
-            // Nobody has a secret of a worker that nobody knows.
-            Err(error) if self.known.is_none() && error.is_certainly_undone() => {
-                self.forget();
-                Err(FleetError::Call(error))
+            Ok(None) => {
+                self.is_first = false;
+                Ok(Left::Waits(secret))
             }
             Err(source) => Err(self.unsure(source)),
         }
     }
 
-    /// Whether worker-manager knows the worker by this secret; one that it doesn't know it knows then. createWorker takes
+    /// The worker, if worker-manager knows it by this secret; one that it doesn't know it knows then. createWorker takes
     /// the same secret twice, changing nothing, and no other.
-    async fn has(&self, secret: &StaticSecret) -> Result<bool, ApiError> {
+    async fn has(&self, secret: &StaticSecret) -> Result<Option<Worker>, ApiError> {
         let definition = CreateWorker {
             expires: match (&self.known, self.plan.expires) {
                 (Some(known), _) => known.expires,
@@ -230,15 +252,10 @@ impl Step<'_> {
             provider_info: Some(ProviderInfo { static_secret: secret.clone() }),
         };
         match self.deployment.manager.create_worker(&self.plan.worker, &definition).await {
-            Ok(_) => Ok(true),
-            Err(error) if self.is_ours() && says_another_has_the_name(&error) => Ok(false),
+            Ok(worker) => Ok(Some(worker)),
+            Err(error) if self.known.is_some() && says_another_has_the_name(&error) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Whether the worker is known, and of the pool's provider: worker-manager says the same of one that is of another.
-    fn is_ours(&self) -> bool {
-        self.known.as_ref().is_some_and(|known| known.provider_id == *self.provider_id)
     }
 
     /// Has worker-manager take another end or capacity for the same secret.
@@ -248,16 +265,21 @@ impl Step<'_> {
         let definition = CreateWorker { expires: expires.unwrap_or_else(in_a_year), ..self.definition(secret)? };
         match self.deployment.manager.update_worker(worker, &definition).await {
             Ok(_) => Ok(Enrolled::Updated),
-            Err(error) if error.is_certainly_undone() => Err(FleetError::Call(error)),
+            Err(error) if super::is_certainly_undone(&error) => Err(FleetError::Call(error)),
             Err(source) => Err(FleetError::Doubtful { doing: "updating", worker: worker.clone(), source }),
         }
     }
 
-    /// Writes the config beside its place, tells worker-manager its secret, and puts it into its place; or takes it
-    /// back, where worker-manager has certainly not taken it.
+    /// Writes the config beside its place, and goes on as [`Step::tell`] does.
     async fn change(&self, text: &str, secret: &StaticSecret) -> Result<(), FleetError> {
-        let definition = self.definition(secret)?;
         self.prepare(text, secret)?;
+        self.tell(secret).await
+    }
+
+    /// Tells worker-manager the secret of the config that waits, and puts that into its place; or takes it back, where
+    /// worker-manager has certainly not taken it.
+    async fn tell(&self, secret: &StaticSecret) -> Result<(), FleetError> {
+        let definition = self.definition(secret)?;
         let (manager, worker) = (&self.deployment.manager, &self.plan.worker);
         let answer = match self.known {
             Some(_) => manager.update_worker(worker, &definition).await,
@@ -265,7 +287,7 @@ impl Step<'_> {
         };
         match answer {
             Ok(_) => self.put_in_place(),
-            Err(error) if error.is_certainly_undone() => {
+            Err(error) if super::is_certainly_undone(&error) && self.is_first => {
                 self.forget();
                 Err(FleetError::Call(error))
             }
@@ -306,8 +328,11 @@ impl Step<'_> {
     fn prepare(&self, text: &str, secret: &StaticSecret) -> Result<(), FleetError> {
         let write = |path: &Path, source| FleetError::Write { path: path.to_owned(), source };
         private_file::refuse_other_kind(&self.plan.config).map_err(|source| write(&self.plan.config, source))?;
-        private_file::write(self.pending, text.as_bytes(), Durability::Durable)
-            .map_err(|source| write(self.pending, source))?;
+        if let Err(source) = private_file::write(self.pending, text.as_bytes(), Durability::Durable) {
+            // It may be there although it is not known to last.
+            let _ = fs::remove_file(self.pending);
+            return Err(write(self.pending, source));
+        }
         let root_url = self.deployment.root_url()?;
         let written = runner_config::existing(self.pending, root_url, &self.plan.worker);
         let own = |config: &StaticConfig| config.static_secret.expose_secret() == secret.as_secret().expose_secret();

@@ -28,6 +28,9 @@ const MAX_SIZE: u64 = 64 * 1024 * 1024;
 /// So many mistakes are named.
 const MOST_PROBLEMS: usize = 50;
 
+/// A longer list is split by whoever has it.
+const MOST_ROWS: usize = 100_000;
+
 /// The columns that a list may have.
 const COLUMNS: [&str; 6] = ["pool", "group", "id", "config", "capacity", "expires"];
 
@@ -120,7 +123,11 @@ fn read(arguments: &EnrollArguments, path: &Path) -> Result<Vec<Plan>, FleetErro
     let header = reader.headers().map_err(|error| wrong(vec![error.to_string()]))?.clone();
     let columns: Vec<&str> = header.iter().collect();
     if let Some(unknown) = columns.iter().find(|column| !COLUMNS.contains(column)) {
-        return Err(wrong(vec![format!("line 1: there is no column {unknown:?}; known are {}", COLUMNS.join(", "))]));
+        return Err(wrong(vec![format!(
+            "line 1: there is no column {:?}; known are {}",
+            short(unknown),
+            COLUMNS.join(", ")
+        )]));
     }
     if let Some(twice) = columns.iter().enumerate().find(|(at, column)| columns[..*at].contains(column)) {
         return Err(wrong(vec![format!("line 1: the column {} is there twice", twice.1)]));
@@ -129,7 +136,11 @@ fn read(arguments: &EnrollArguments, path: &Path) -> Result<Vec<Plan>, FleetErro
         return Err(wrong(vec!["line 1: the column id is missing".to_owned()]));
     }
     let (mut plans, mut problems, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
-    for record in reader.records() {
+    for (rows, record) in reader.records().enumerate() {
+        if rows >= MOST_ROWS || problems.len() >= MOST_PROBLEMS {
+            problems.push(format!("and perhaps more: only {rows} rows were read"));
+            break;
+        }
         let record = match record {
             Ok(record) => record,
             Err(error) => {
@@ -152,11 +163,6 @@ fn read(arguments: &EnrollArguments, path: &Path) -> Result<Vec<Plan>, FleetErro
     problems.extend(twice.map(|plan| format!("two workers would have the config {}", plan.config.display())));
     if plans.is_empty() && problems.is_empty() {
         problems.push("it names no worker".to_owned());
-    }
-    if problems.len() > MOST_PROBLEMS {
-        let more = problems.len() - MOST_PROBLEMS;
-        problems.truncate(MOST_PROBLEMS);
-        problems.push(format!("and {more} more"));
     }
     if problems.is_empty() { Ok(plans) } else { Err(wrong(problems)) }
 }
@@ -195,13 +201,18 @@ impl Row<'_> {
             None => format!("{}-{}.yml", worker.worker_group, worker.worker_id),
             Some(name) if is_file_name(name) => name.to_owned(),
             Some(name) => {
-                return Err(format!("config: {:?} is no file's name in the folder of all", table::line(name)));
+                return Err(format!("config: {:?} is no file's name in the folder of all", short(name)));
             }
         };
         let expires = self.value("expires", arguments.expires.as_ref())?;
         let capacity = self.value("capacity", arguments.capacity.as_ref())?;
         Plan::new(arguments, worker, folder.join(name), expires, capacity)
     }
+}
+
+/// As much of a cell as tells which it is.
+fn short(cell: &str) -> String {
+    table::line(cell).chars().take(60).collect()
 }
 
 /// Whether it is a name alone, that leads nowhere else.

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use taskcluster_api::worker_manager::ProviderType;
-use taskcluster_api::{ApiError, EnvironmentError, NewClientError, WorkerName, WorkerPoolId};
+use taskcluster_api::{ApiError, EnvironmentError, NewClientError, ProviderId, WorkerName, WorkerPoolId};
 
 /// A command for a fleet's operators failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,35 @@ pub enum FleetError {
         worker: WorkerName,
         /// When its row ends.
         until: Timestamp,
+    },
+    /// The worker's row is of another provider than the pool's is now.
+    #[error(
+        "enrolling {worker}: worker-manager knows it as one of the provider {theirs}, and the pool's is {ours} now"
+    )]
+    OtherProvider {
+        /// Which.
+        worker: WorkerName,
+        /// The row's.
+        theirs: ProviderId,
+        /// The pool's.
+        ours: ProviderId,
+    },
+    /// A rotation was interrupted, and worker-manager has the secret before it, so far.
+    #[error("enrolling {worker}: a rotation was interrupted, and its new secret waits in {}", pending.display())]
+    RotationWaits {
+        /// Which.
+        worker: WorkerName,
+        /// The config with the new secret.
+        pending: PathBuf,
+    },
+    /// A folder can't be taken.
+    #[error("keeping other processes out of {}; nothing was changed", folder.display())]
+    Lock {
+        /// Which.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The name is taken by a worker whose row has ended, and is not deleted yet.
     #[error("enrolling {worker}: an earlier worker has this name until worker-manager has swept its row away")]
@@ -209,6 +238,9 @@ impl FleetError {
             Self::OnlyProxy => {
                 "set TASKCLUSTER_ROOT_URL to the deployment's own root URL as well: a machine cannot use the proxy"
             }
+            Self::OtherProvider { .. } => "unenroll it, and enroll it again once its name is free",
+            Self::RotationWaits { .. } => "finish it with --rotate: what was sent may still arrive",
+            Self::Lock { .. } => "name a config in a folder of a local filesystem that you may read",
             Self::NotSwept { .. } => "try again within about an hour, or use another name",
             Self::Client(_) => "the system's TLS certificates or proxy variables cannot be used",
             Self::Ask(error) if error.status().is_none() => "is the root URL right, and can this machine reach it?",
@@ -220,8 +252,9 @@ impl FleetError {
                 Some(401) => "are these credentials still valid, and for this deployment?",
                 Some(403) => "the credentials lack the scope that is named above",
                 Some(404) => "is the worker pool's name right?",
-                Some(_) => "see worker-manager's own words above",
-                None => "run the same command again: it goes on from here",
+                Some(429) => "worker-manager is busy: run the same command again later",
+                Some(400..=499) => "see worker-manager's own words above",
+                Some(_) | None => "run the same command again: it goes on from here",
             },
             Self::NotStatic { .. } => "a cloud's workers are made by worker-manager itself",
             Self::Stopped { .. } => {
@@ -254,6 +287,12 @@ impl FleetError {
 /// Whether Taskcluster itself says that there is no such thing. A bare 404 may be a proxy's.
 fn is_unknown(error: &ApiError) -> bool {
     error.status() == Some(404) && error.code() == Some("ResourceNotFound")
+}
+
+/// Whether worker-manager itself has certainly not done what it was asked for: a refusal without Taskcluster's code may
+/// be that of something in between, behind which the call went on.
+fn is_certainly_undone(error: &ApiError) -> bool {
+    error.is_certainly_undone() && error.refusal().is_none_or(|refusal| refusal.code.is_some())
 }
 
 /// Prints; whether anybody still reads. A reader that went away is no failure of ours.

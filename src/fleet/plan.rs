@@ -1,6 +1,6 @@
 //! What is to be enrolled, and what became of it.
 
-use super::FleetError;
+use super::{FleetError, table};
 use crate::cli::{EnrollArguments, EnrolledWorker};
 use crate::error::Chain;
 use jiff::tz::TimeZone;
@@ -43,6 +43,10 @@ impl Plan {
         let names_folder = config.to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]);
         if names_folder || config.file_name().is_none() {
             return Err(format!("--config: {} is no file's name", config.display()));
+        }
+        let name = config.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') && [".enrolling", ".start-worker-new", "-lock"].iter().any(|end| name.ends_with(end)) {
+            return Err(format!("--config: {} is a name that start-worker uses itself", config.display()));
         }
         for (option, path) in [("--worker-path", worker_path), ("--worker-config-path", worker_config_path)] {
             let Some(path) = path else { continue };
@@ -125,7 +129,7 @@ pub(super) fn document(plan: &Plan, result: &Result<Enrolled, FleetError>) -> Va
         Ok(enrolled) => document["result"] = enrolled.key().into(),
         Err(error) => {
             document["result"] = "failed".into();
-            document["error"] = Chain(error).to_string().into();
+            document["error"] = table::line(&Chain(error).to_string()).into();
         }
     }
     document

@@ -6,6 +6,7 @@ use crate::private_file;
 use crate::runner_config::{self, ProviderConfig, StaticConfig};
 use jiff::Timestamp;
 use serde_json::json;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -114,13 +115,19 @@ pub(super) fn with_secret(path: &Path, old: &StaticConfig, new: &StaticSecret) -
 
 /// Where a config waits for worker-manager's answer.
 pub(super) fn pending(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.enrolling"))
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".enrolling");
+    path.with_file_name(name)
 }
 
 /// Puts a config into its place, for good.
 pub(super) fn put_in_place(pending: &Path, path: &Path) -> std::io::Result<()> {
     private_file::refuse_other_kind(path)?;
     fs::rename(pending, path)?;
-    crate::platform::sync_folder(path)
+    // It is in its place; whether that outlives a power cut is another matter.
+    if let Err(error) = crate::platform::sync_folder(path) {
+        tracing::warn!("{}: {error}: a power cut could bring back the file before", path.display());
+    }
+    Ok(())
 }

@@ -31,9 +31,10 @@ fn aligned(lines: &str) -> String {
     text.unwrap_or_else(|| lines.to_owned())
 }
 
-/// One line without what moves a terminal's cursor: others wrote it.
+/// One line without what moves a terminal's cursor, or turns its text around: others wrote it.
 pub(super) fn line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c }).collect()
 }
 
 /// A time of this machine's zone, to the second.
@@ -62,7 +63,7 @@ mod tests {
     #[test]
     fn columns_are_aligned_and_texts_are_harmless() {
         assert_eq!(aligned("A\tLONG\nbbb\tc\n"), "A    LONG\nbbb  c\n");
-        assert_eq!(line("a\u{1b}[2Jb\nc"), "a [2Jb c");
+        assert_eq!(line("a\u{1b}[2Jb\nc\u{9b}d\u{202e}e"), "a [2Jb c d e");
     }
 
     #[test]

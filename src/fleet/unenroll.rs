@@ -2,9 +2,11 @@
 
 use super::FleetError;
 use super::deployment::Deployment;
+use super::enroll::lock;
 use super::runner_config;
 use crate::cache::Cache;
 use crate::cli::UnenrollArguments;
+use crate::platform;
 use crate::runner_config::ProviderConfig;
 use jiff::Timestamp;
 use serde_json::json;
@@ -21,13 +23,16 @@ const LONG_AGO: i64 = 946_684_801;
 /// Removes the worker, and then has its row end and its secret be nobody's.
 pub(super) async fn unenroll(arguments: &UnenrollArguments) -> Result<(), FleetError> {
     let deployment = Deployment::of(&arguments.deployment)?;
+    // Nobody enrolls or rotates here meanwhile.
+    let folder = arguments.config.as_deref().map(platform::folder_of).filter(|folder| folder.is_dir());
+    let _lock = folder.map(lock).transpose()?;
     let worker = name(arguments, &deployment)?;
     let manager = &deployment.manager;
     // Removal alone leaves a stopped row, whose name nobody can have until it ends.
     let known = match manager.remove_worker(&worker).await {
         Ok(()) => true,
         Err(error) if super::is_unknown(&error) => false,
-        Err(error) if error.is_certainly_undone() => return Err(FleetError::Call(error)),
+        Err(error) if super::is_certainly_undone(&error) => return Err(FleetError::Call(error)),
         Err(source) => return Err(FleetError::Doubtful { doing: "unenrolling", worker, source }),
     };
     if known {
@@ -85,7 +90,10 @@ fn words(worker: &WorkerName, known: bool, deleted: &[PathBuf]) -> String {
 fn name(arguments: &UnenrollArguments, deployment: &Deployment) -> Result<WorkerName, FleetError> {
     let of_config = arguments.config.as_ref().map(|path| {
         let unusable = |problem| FleetError::Config { path: path.clone(), problem };
-        let host = runner_config::read(path).map_err(unusable)?.host;
+        // Of an enrollment that was interrupted only the config that waits is there.
+        let pending = runner_config::pending(path);
+        let there = if !path.exists() && pending.exists() { &pending } else { path };
+        let host = runner_config::read(there).map_err(unusable)?.host;
         let root_url = deployment.root_url()?;
         if host.root_url == *root_url {
             Ok(host.worker())
@@ -114,11 +122,14 @@ fn name(arguments: &UnenrollArguments, deployment: &Deployment) -> Result<Worker
 /// another machine's stay. Which files are gone, and what went wrong last.
 fn delete(config: &Path) -> (Vec<PathBuf>, Option<FleetError>) {
     let mut files = Vec::new();
-    if let Some(loaded) = crate::runner_config::load(config).ok().and_then(|loaded| loaded.config)
+    let pending = runner_config::pending(config);
+    if !config.exists() {
+        // Then the worker's name came from the one that waits.
+        files.push(pending);
+    } else if let Some(loaded) = crate::runner_config::load(config).ok().and_then(|loaded| loaded.config)
         && let ProviderConfig::Static(machine) = &loaded.provider
     {
         files.extend(Cache::of(&loaded, config).files_of(&machine.host));
-        let pending = runner_config::pending(config);
         files.extend(
             runner_config::read(&pending).ok().filter(|other| other.host.is_same(&machine.host)).map(|_| pending),
         );

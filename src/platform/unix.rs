@@ -78,8 +78,14 @@ pub fn lock_folder(folder: &Path) -> io::Result<FolderLock> {
         Ok(lock) => Ok(FolderLock(lock)),
         Err((file, Errno::EWOULDBLOCK)) => {
             tracing::info!("waiting for another process that works in {}", folder.display());
-            let lock = Flock::lock(file, FlockArg::LockExclusive);
-            lock.map(FolderLock).map_err(|(_, error)| error.into())
+            let mut file = file;
+            loop {
+                match Flock::lock(file, FlockArg::LockExclusive) {
+                    Ok(lock) => return Ok(FolderLock(lock)),
+                    Err((again, Errno::EINTR)) => file = again,
+                    Err((_, error)) => return Err(error.into()),
+                }
+            }
         }
         Err((_, error)) => Err(error.into()),
     }

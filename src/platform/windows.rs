@@ -53,23 +53,21 @@ pub fn lock_folder(folder: &Path) -> io::Result<FolderLock> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).share_mode(0).custom_flags(FILE_FLAG_DELETE_ON_CLOSE);
     let path = folder.join(".start-worker-lock");
-    let mut waits = false;
+    let (mut waits, mut denials) = (false, 0);
     loop {
         match options.open(&path) {
             Ok(file) => return Ok(FolderLock(file)),
-            // While it is being deleted access is denied, too.
-            Err(error)
-                if matches!(error.raw_os_error(), Some(ERROR_SHARING_VIOLATION | ERROR_ACCESS_DENIED))
-                    && path.exists() =>
-            {
+            Err(error) if error.raw_os_error() == Some(ERROR_SHARING_VIOLATION) => {
                 if !waits {
                     tracing::info!("waiting for another process that works in {}", folder.display());
                 }
                 waits = true;
-                std::thread::sleep(LOOK);
             }
+            // So it is while the file is being deleted, which takes a moment.
+            Err(error) if error.raw_os_error() == Some(ERROR_ACCESS_DENIED) && denials < 50 => denials += 1,
             Err(error) => return Err(error),
         }
+        std::thread::sleep(LOOK);
     }
 }
 

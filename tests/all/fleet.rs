@@ -200,6 +200,7 @@ fn what_cannot_be_enrolled_leaves_nothing_behind() {
     for (option, words) in [
         ("--expires=0d", "must be ten minutes ahead"),
         ("--config=folder/", "is no file's name"),
+        ("--config=.x.yml.enrolling", "a name that start-worker uses itself"),
         ("--worker-path=bin/worker", "must be an absolute path"),
     ] {
         office.enroll(&[option]).failed_with(3, words);
@@ -271,7 +272,7 @@ fn an_enrollment_that_is_interrupted_is_completed() {
 
 /// The same of a rotation: whichever secret worker-manager has is the one in the config afterwards.
 #[test]
-fn a_rotation_that_is_interrupted_is_completed_or_forgotten() {
+fn a_rotation_that_is_interrupted_is_completed() {
     for was_done in [true, false] {
         let office = Office::new();
         office.enroll(&[]).well();
@@ -287,10 +288,18 @@ fn a_rotation_that_is_interrupted_is_completed_or_forgotten() {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(office.files(), [".m-1.yml.enrolling", "m-1.yml"]);
-        office.enroll(&[]).well();
+        let new = office.read(".m-1.yml.enrolling");
+        if was_done {
+            office.enroll(&[]).well();
+        } else {
+            // It may still arrive: nothing is given up, and the same secret is sent again.
+            office.enroll(&[]).failed("a rotation was interrupted, and its new secret waits in .m-1.yml.enrolling");
+            assert_eq!((office.secret(), office.read(".m-1.yml.enrolling")), (first.clone(), new.clone()));
+            office.enroll(&["--rotate"]).well();
+        }
         assert_eq!(office.files(), ["m-1.yml"]);
-        assert_eq!(office.secret() == first, !was_done);
-        assert!(office.read("m-1.yml").contains(&office.secret().unwrap()));
+        assert_eq!(office.read("m-1.yml"), new);
+        assert!(new.contains(&office.secret().unwrap()));
     }
 }
 
@@ -387,6 +396,11 @@ fn only_worker_manager_says_that_it_does_not_know_a_worker() {
     office.run(&["unenroll", "--config", "m-1.yml", "--delete"]).failed("answered 404");
     office.enroll(&["--rotate"]).failed("answered 404");
     assert_eq!(office.files(), ["m-1.yml"]);
+    // Nor does anything in between say that a call was not done: it may have been.
+    office.simulator.world(|world| world.rules.clear());
+    office.simulator.fault("POST /api/worker-manager", 1, Fault::status(408));
+    office.enroll(&["--rotate"]).failed("it is not known whether worker-manager took it");
+    assert_eq!(office.files(), [".m-1.yml.enrolling", "m-1.yml"]);
 }
 
 #[test]
@@ -445,6 +459,16 @@ fn what_is_not_understood_is_left_alone() {
     let other = ["enroll", "--pool", POOL, "--group", "rack-1", "--id", "m-2", "--config", "shared.yml"];
     office.run(&other).failed(".shared.yml.enrolling");
     assert_eq!(office.read(".shared.yml.enrolling"), config);
+    // A row of a provider that the pool had before.
+    let of_provider = |id: &str| {
+        office.simulator.world(|world| {
+            let row = world.taskcluster.workers.get_mut(&worker("m-1")).unwrap();
+            row.worker.provider_id = id.parse().unwrap();
+        });
+    };
+    of_provider("static-2");
+    office.enroll(&[]).failed("as one of the provider static-2, and the pool's is static now");
+    of_provider("static");
     // A refusal that says nothing of the name doesn't settle whose the secret is.
     office.simulator.fault("PUT /api/worker-manager", 1, Fault::error(400, "InputValidationError", "something else"));
     fs::write(office.path(".m-1.yml.enrolling"), &config).unwrap();
@@ -601,7 +625,7 @@ fn a_list_with_mistakes_is_refused_whole_with_all_of_them() {
     office.run(&["enroll", "--pool", POOL, "--group", "g", "--many", "fleet.csv"]).failed("two workers would have");
     let many: String = (0..200).map(|_| "rack 1,a\n").collect();
     fs::write(office.path("fleet.csv"), format!("group,id\n{many}")).unwrap();
-    office.run(&["enroll", "--pool", POOL, "--many", "fleet.csv"]).failed("and 150 more");
+    office.run(&["enroll", "--pool", POOL, "--many", "fleet.csv"]).failed("and perhaps more: only 50 rows were read");
     for (list, words) in [
         ("id,id\nx,y\n", "is there twice"),
         ("name\nx\n", "no column \"name\""),
