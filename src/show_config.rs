@@ -9,7 +9,7 @@ use crate::error::RunError;
 use crate::layer::{Layer, Merged, REDACTED, Source};
 use crate::platform;
 use crate::run_state::{Admitted, Identity};
-use crate::runner_config::{self, ProviderConfig, RunnerConfig, SyntaxError};
+use crate::runner_config::{self, ProviderConfig, RunnerConfig};
 use crate::secrets;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -95,18 +95,7 @@ fn read_document(path: &Path) -> Result<Map<String, Value>, RunError> {
     let mut text = String::new();
     let read = platform::open_regular_file(path).and_then(|mut file| file.read_to_string(&mut text));
     read.map_err(|error| wrong(error.to_string()))?;
-    let at =
-        |error: &SyntaxError| wrong(format!("line {}, column {}: {}", error.at.line, error.at.column, error.problem));
-    let document = runner_config::parse(text.trim_start_matches('\u{feff}')).map_err(|error| at(&error))?;
-    if let Some((_, mistake)) = document.mistakes.first() {
-        return Err(at(mistake));
-    }
-    match document.root.to_value() {
-        Value::Object(document) => Ok(document),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-            Err(wrong("it holds no mapping".to_owned()))
-        }
-    }
+    runner_config::parse_mapping(&text).map_err(wrong)
 }
 
 /// The run of an earlier boot, if the next boot would go on with it as far as that can be told offline.

@@ -6,6 +6,7 @@ use crate::cli::DeploymentArguments;
 use crate::platform;
 use crate::runner_config as documents;
 use serde::Deserialize;
+use serde_json::Value;
 use std::io::Read;
 use std::path::Path;
 use taskcluster_api::{Client, Credentials, Environment, RootUrl, SecretString, WorkerManager, from_json};
@@ -62,10 +63,8 @@ fn read(path: &Path) -> Result<Environment, String> {
     let mut text = String::new();
     let read = platform::open_regular_file(path).and_then(|file| file.take(MAX_SIZE).read_to_string(&mut text));
     read.map_err(|error| error.to_string())?;
-    let document = documents::parse(text.trim_start_matches('\u{feff}'))
-        .map_err(|error| format!("line {}, column {}: {}", error.at.line, error.at.column, error.problem))?;
-    let document: Document =
-        from_json(document.root.to_value().to_string().as_bytes()).map_err(|problem| problem.to_string())?;
+    let document = Value::Object(documents::parse_mapping(&text)?).to_string();
+    let document: Document = from_json(document.as_bytes()).map_err(|problem| problem.to_string())?;
     // It holds credentials: before that was known it was somebody's file.
     documents::tighten(path);
     let credentials = Credentials::new(document.client_id, document.access_token);

@@ -6,7 +6,7 @@
 
 use super::FleetError;
 use super::deployment::Deployment;
-use super::plan::{Enrolled, Plan, document, end_of, in_a_year};
+use super::plan::{Enrolled, Plan, document, in_a_year};
 use super::runner_config::{self, Description};
 use crate::cli::EnrollArguments;
 use crate::error::Chain;
@@ -146,7 +146,7 @@ pub(super) async fn enroll_one(
         return Err(FleetError::OtherProvider { worker: worker.clone(), theirs, ours });
     }
     let pending = runner_config::pending(&plan.config);
-    let mut step = Step { deployment, provider_id, plan, pending: &pending, known, is_first: true };
+    let mut step = Step { deployment, provider_id, plan, pending: &pending, known };
     let left = step.settle_left().await?;
     let completed = matches!(left, Left::Completed);
     let config = if completed { runner_config::existing(&plan.config, root_url, worker)? } else { config };
@@ -155,7 +155,10 @@ pub(super) async fn enroll_one(
         (Some(_), old) if plan.rotate => {
             match (left, old) {
                 // What was sent may still arrive: sent again, it is the secret either way.
-                (Left::Waits(secret), _) => step.tell(&secret).await?,
+                (Left::Waits(secret), _) => {
+                    step.tell(&secret).await.map_err(|error| step.unsure(error))?;
+                    step.put_in_place()?;
+                }
                 (Left::Nothing | Left::Completed, Some(old)) => {
                     let secret = random()?;
                     step.change(&runner_config::with_secret(&plan.config, &old, &secret)?, &secret).await?;
@@ -182,11 +185,8 @@ pub(super) async fn enroll_one(
         (Some(_), None) => Err(FleetError::SecretElsewhere { worker: worker.clone(), path: plan.config.clone() }),
         (None, Some(config)) => {
             let secret = secret_of(&config, &plan.config)?;
-            match deployment.manager.create_worker(worker, &step.definition(&secret)?).await {
-                Ok(_) => Ok(Enrolled::Again),
-                Err(error) if super::is_certainly_undone(&error) => Err(FleetError::Call(error)),
-                Err(source) => Err(FleetError::Doubtful { doing: "enrolling", worker: worker.clone(), source }),
-            }
+            let made = deployment.manager.create_worker(worker, &step.definition(&secret)).await;
+            made.map(|_| Enrolled::Again).map_err(|error| FleetError::of_change("enrolling", worker, error))
         }
         (None, None) => {
             let secret = random()?;
@@ -205,8 +205,6 @@ struct Step<'a> {
     pending: &'a Path,
     /// What worker-manager knows of the worker.
     known: Option<Worker>,
-    /// Whether nobody has been told of the secret that waits before this command.
-    is_first: bool,
 }
 
 /// What an enrollment or rotation that was interrupted has left.
@@ -231,10 +229,7 @@ impl Step<'_> {
                 self.known = Some(known);
                 Ok(Left::Completed)
             }
-            Ok(None) => {
-                self.is_first = false;
-                Ok(Left::Waits(secret))
-            }
+            Ok(None) => Ok(Left::Waits(secret)),
             Err(source) => Err(self.unsure(source)),
         }
     }
@@ -242,15 +237,10 @@ impl Step<'_> {
     /// The worker, if worker-manager knows it by this secret; one that it doesn't know it knows then. createWorker takes
     /// the same secret twice, changing nothing, and no other.
     async fn has(&self, secret: &StaticSecret) -> Result<Option<Worker>, ApiError> {
-        let definition = CreateWorker {
-            expires: match (&self.known, self.plan.expires) {
-                (Some(known), _) => known.expires,
-                (None, Some(span)) => end_of(span).unwrap_or_else(|_| in_a_year()),
-                (None, None) => in_a_year(),
-            },
-            capacity: self.capacity(),
-            provider_info: Some(ProviderInfo { static_secret: secret.clone() }),
-        };
+        let mut definition = self.definition(secret);
+        if let Some(known) = &self.known {
+            definition.expires = known.expires;
+        }
         match self.deployment.manager.create_worker(&self.plan.worker, &definition).await {
             Ok(worker) => Ok(Some(worker)),
             Err(error) if self.known.is_some() && says_another_has_the_name(&error) => Ok(None),
@@ -261,37 +251,32 @@ impl Step<'_> {
     /// Has worker-manager take another end or capacity for the same secret.
     async fn update(&self, secret: &StaticSecret) -> Result<Enrolled, FleetError> {
         let worker = &self.plan.worker;
-        let expires = self.plan.expires.map(end_of).transpose().map_err(FleetError::Arguments)?;
-        let definition = CreateWorker { expires: expires.unwrap_or_else(in_a_year), ..self.definition(secret)? };
-        match self.deployment.manager.update_worker(worker, &definition).await {
-            Ok(_) => Ok(Enrolled::Updated),
-            Err(error) if super::is_certainly_undone(&error) => Err(FleetError::Call(error)),
-            Err(source) => Err(FleetError::Doubtful { doing: "updating", worker: worker.clone(), source }),
-        }
+        let expires = self.plan.expires.unwrap_or_else(in_a_year);
+        let definition = CreateWorker { expires, ..self.definition(secret) };
+        let updated = self.deployment.manager.update_worker(worker, &definition).await;
+        updated.map(|_| Enrolled::Updated).map_err(|error| FleetError::of_change("updating", worker, error))
     }
 
-    /// Writes the config beside its place, and goes on as [`Step::tell`] does.
+    /// Writes the config beside its place, tells worker-manager its secret, and puts it into its place; or takes it
+    /// back, where worker-manager has certainly not taken it.
     async fn change(&self, text: &str, secret: &StaticSecret) -> Result<(), FleetError> {
         self.prepare(text, secret)?;
-        self.tell(secret).await
-    }
-
-    /// Tells worker-manager the secret of the config that waits, and puts that into its place; or takes it back, where
-    /// worker-manager has certainly not taken it.
-    async fn tell(&self, secret: &StaticSecret) -> Result<(), FleetError> {
-        let definition = self.definition(secret)?;
-        let (manager, worker) = (&self.deployment.manager, &self.plan.worker);
-        let answer = match self.known {
-            Some(_) => manager.update_worker(worker, &definition).await,
-            None => manager.create_worker(worker, &definition).await,
-        };
-        match answer {
+        match self.tell(secret).await {
             Ok(_) => self.put_in_place(),
-            Err(error) if super::is_certainly_undone(&error) && self.is_first => {
+            Err(error) if super::is_certainly_undone(&error) => {
                 self.forget();
                 Err(FleetError::Call(error))
             }
             Err(source) => Err(self.unsure(source)),
+        }
+    }
+
+    /// Tells worker-manager the secret of the config that waits.
+    async fn tell(&self, secret: &StaticSecret) -> Result<Worker, ApiError> {
+        let (manager, worker, definition) = (&self.deployment.manager, &self.plan.worker, self.definition(secret));
+        match self.known {
+            Some(_) => manager.update_worker(worker, &definition).await,
+            None => manager.create_worker(worker, &definition).await,
         }
     }
 
@@ -308,19 +293,15 @@ impl Step<'_> {
     }
 
     /// What worker-manager is to know of the worker.
-    fn definition(&self, secret: &StaticSecret) -> Result<CreateWorker, FleetError> {
-        let expires = match (self.plan.expires, &self.known) {
-            (Some(span), _) => end_of(span).map_err(FleetError::Arguments)?,
-            (None, Some(known)) => known.expires,
-            (None, None) => in_a_year(),
-        };
-        let provider_info = Some(ProviderInfo { static_secret: secret.clone() });
-        Ok(CreateWorker { expires, capacity: self.capacity(), provider_info })
-    }
-
-    fn capacity(&self) -> Option<NonZeroU64> {
-        let known = self.known.as_ref().and_then(|known| NonZeroU64::new(known.capacity.into()));
-        self.plan.capacity.or(known)
+    fn definition(&self, secret: &StaticSecret) -> CreateWorker {
+        let known = self.known.as_ref();
+        let expires = self.plan.expires.or(known.map(|known| known.expires));
+        let capacity = known.and_then(|known| NonZeroU64::new(known.capacity.into()));
+        CreateWorker {
+            expires: expires.unwrap_or_else(in_a_year),
+            capacity: self.plan.capacity.or(capacity),
+            provider_info: Some(ProviderInfo { static_secret: secret.clone() }),
+        }
     }
 
     /// Writes the config beside its place, and reads it back: it must be this machine's, with this secret and without

@@ -83,10 +83,6 @@ pub(super) async fn enroll(arguments: &EnrollArguments, path: &Path) -> Result<(
 }
 
 fn progress(all: usize) -> ProgressBar {
-    // Lines that come one by one on a terminal's own output show how far it is; the bar says how much is left.
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
     let bar = ProgressBar::new(all as u64);
     match ProgressStyle::with_template("[{bar:40}] {pos} of {len}, {eta} left") {
         Ok(style) => bar.with_style(style.progress_chars("=> ")),

@@ -221,6 +221,14 @@ pub enum FleetError {
 }
 
 impl FleetError {
+    /// A call failed that was to change something, and that no file waits for.
+    fn of_change(doing: &'static str, worker: &WorkerName, error: ApiError) -> Self {
+        if is_certainly_undone(&error) {
+            return Self::Call(error);
+        }
+        Self::Doubtful { doing, worker: worker.clone(), source: error }
+    }
+
     /// What failed, for the exit code.
     pub fn stage(&self) -> Stage {
         if matches!(self, Self::Arguments(_)) { Stage::CommandLine } else { Stage::Fleet }

@@ -23,7 +23,7 @@ pub(super) struct Plan {
     pub(super) worker_path: Option<PathBuf>,
     pub(super) worker_config_path: Option<PathBuf>,
     /// When worker-manager forgets it; what it is, or a year, where nothing is said.
-    pub(super) expires: Option<Span>,
+    pub(super) expires: Option<Timestamp>,
     /// How many tasks it runs at once; what it is, or 1, where nothing is said.
     pub(super) capacity: Option<NonZeroU64>,
     pub(super) rotate: bool,
@@ -59,9 +59,7 @@ impl Plan {
                 return Err(format!("{option}: {text} must be an absolute path: it is one of the machine's"));
             }
         }
-        if let Some(span) = expires {
-            end_of(span)?;
-        }
+        let expires = expires.map(end_of).transpose()?;
         Ok(Self {
             worker,
             config,
@@ -141,7 +139,7 @@ pub(super) fn in_a_year() -> Timestamp {
 }
 
 /// So long from now, by the calendar; or why not.
-pub(super) fn end_of(span: Span) -> Result<Timestamp, String> {
+fn end_of(span: Span) -> Result<Timestamp, String> {
     let now = Timestamp::now().to_zoned(TimeZone::UTC);
     let end = now.checked_add(span).map_err(|_| format!("{span:#} is too long"))?.timestamp();
     let soonest = now.timestamp().saturating_add(SHORTEST).unwrap_or(Timestamp::MAX);

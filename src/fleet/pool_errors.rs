@@ -10,7 +10,6 @@ use jiff::{Span, Timestamp};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal};
 use std::time::Duration;
 use taskcluster_api::worker_manager::{WorkerPoolError, WorkerPoolErrorFilter};
 use taskcluster_api::{ApiError, SlugId};
@@ -81,7 +80,7 @@ async fn collect(
     seen: &BTreeSet<SlugId>,
 ) -> Result<Vec<WorkerPoolError>, ApiError> {
     let list = deployment.manager.list_worker_pool_errors(&arguments.pool, WorkerPoolErrorFilter::default());
-    let bar = if io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    let bar = ProgressBar::new_spinner();
     let (mut errors, mut pages) = (Vec::new(), list.pages());
     let mut newest_first = true;
     while let Some(page) = pages.next().await {

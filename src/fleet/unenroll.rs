@@ -32,8 +32,7 @@ pub(super) async fn unenroll(arguments: &UnenrollArguments) -> Result<(), FleetE
     let known = match manager.remove_worker(&worker).await {
         Ok(()) => true,
         Err(error) if super::is_unknown(&error) => false,
-        Err(error) if super::is_certainly_undone(&error) => return Err(FleetError::Call(error)),
-        Err(source) => return Err(FleetError::Doubtful { doing: "unenrolling", worker, source }),
+        Err(error) => return Err(FleetError::of_change("unenrolling", &worker, error)),
     };
     if known {
         let secret = StaticSecret::random().map_err(|error| FleetError::System(io::Error::other(error)))?;

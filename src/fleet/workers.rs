@@ -58,7 +58,7 @@ async fn collect(deployment: &Deployment, arguments: &WorkersArguments) -> Resul
     // The queue's own filter knows no `standalone`.
     let of_queue = state.clone().filter(|state| *state != WorkerState::Standalone);
     let queued = service.list_workers(pool, QueueWorkerFilter { state: of_queue, ..QueueWorkerFilter::default() });
-    let bar = if io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    let bar = ProgressBar::new_spinner();
     let (managed, queued) = tokio::join!(all::<WorkerList>(managed, &bar), all::<QueueWorkerList>(queued, &bar),);
     bar.finish_and_clear();
     let mut entries: BTreeMap<Key, Entry> = BTreeMap::new();

@@ -147,6 +147,24 @@ pub fn to_map(entries: &[Entry]) -> Map<String, Value> {
     entries.iter().map(|entry| (entry.key.clone(), entry.node.to_value())).collect()
 }
 
+/// Reads a text that is one mapping without mistakes; or what is wrong with it, and where.
+///
+/// # Errors
+/// The first mistake, or that it is no mapping.
+pub fn parse_mapping(text: &str) -> Result<Map<String, Value>, String> {
+    let at = |error: &SyntaxError| format!("line {}, column {}: {}", error.at.line, error.at.column, error.problem);
+    let document = parse(text.trim_start_matches('\u{feff}')).map_err(|error| at(&error))?;
+    if let Some((_, mistake)) = document.mistakes.first() {
+        return Err(at(mistake));
+    }
+    match document.root.to_value() {
+        Value::Object(document) => Ok(document),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Err("it holds no mapping".to_owned())
+        }
+    }
+}
+
 /// Reads the one document of a text.
 ///
 /// # Errors

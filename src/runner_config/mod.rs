@@ -10,10 +10,11 @@ pub mod settings;
 mod table;
 
 pub use decode::Sections;
-pub use document::{Document, Position, SyntaxError, parse};
+pub use document::{Position, parse_mapping};
 pub use problem::{Problem, Severity};
 pub use settings::Settings;
 
+use self::document::{Document, SyntaxError, parse};
 use crate::platform::{self, Looseness};
 use crate::run_state::Identity;
 use secrecy::SecretString;

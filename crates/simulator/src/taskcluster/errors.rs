@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use taskcluster_api::worker_manager::{
     ReportWorkerErrorRequest, WorkerPoolError, WorkerPoolErrorList, WorkerPoolErrorStats, WorkerPoolErrorTotals,
 };
-use taskcluster_api::{LaunchConfigId, SlugId};
+use taskcluster_api::{LaunchConfigId, SlugId, WorkerPoolId};
 
 impl Taskcluster {
     pub(super) fn report_worker_error(&mut self, routed: &Routed<'_>) -> Result<Reply, Refusal> {
@@ -22,21 +22,25 @@ impl Taskcluster {
         let pool = self.pool(&routed.pool()?)?.worker_pool_id.clone();
         let worker_pool_id = pool.ok_or_else(|| absent("the pool has no id"))?;
         self.reports.push(serde_json::from_slice(routed.body).unwrap_or(Value::Null));
-        let mut extra = request.extra;
-        extra.insert("workerGroup".to_owned(), request.worker_group.as_str().into());
-        extra.insert("workerId".to_owned(), request.worker_id.as_str().into());
-        let error = WorkerPoolError {
-            worker_pool_id,
-            error_id: self.slug_id(),
-            reported: self.timestamp(),
-            kind: request.kind,
-            title: request.title,
-            description: request.description,
-            extra,
-            launch_config_id: None,
-        };
+        answer(self.note_error(worker_pool_id, request, self.timestamp()))
+    }
+
+    /// Adds what a worker reports to its pool's errors.
+    pub(super) fn note_error(
+        &mut self,
+        worker_pool_id: WorkerPoolId,
+        report: ReportWorkerErrorRequest,
+        reported: Timestamp,
+    ) -> WorkerPoolError {
+        let ReportWorkerErrorRequest { worker_group, worker_id, kind, title, description, mut extra } = report;
+        extra.insert("workerGroup".to_owned(), worker_group.as_str().into());
+        extra.insert("workerId".to_owned(), worker_id.as_str().into());
+        let error_id = self.slug_id();
+        let launch_config_id = None;
+        let error =
+            WorkerPoolError { worker_pool_id, error_id, reported, kind, title, description, extra, launch_config_id };
         self.errors.push(error.clone());
-        answer(error)
+        error
     }
 
     /// Newest first, as the service has them.

@@ -24,8 +24,8 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 use taskcluster_api::endpoint::{self, Endpoint, Service};
-use taskcluster_api::worker_manager::{Capacity, Provider, WorkerPoolError};
-use taskcluster_api::{Secret, Worker, WorkerName, WorkerPool, WorkerPoolId, WorkerState, from_json};
+use taskcluster_api::worker_manager::{Provider, ReportWorkerErrorRequest, WorkerPoolError};
+use taskcluster_api::{Secret, WorkerName, WorkerPool, WorkerPoolId, WorkerState, from_json};
 
 /// A deployment's state. Every field may be changed while it runs.
 #[derive(Debug)]
@@ -217,18 +217,11 @@ impl Taskcluster {
 
     /// Makes an error of a pool that was reported at this time.
     pub fn put_error(&mut self, worker: &WorkerName, reported: Timestamp, kind: &str, title: &str, description: &str) {
-        let extra = json!({"workerGroup": worker.worker_group, "workerId": worker.worker_id});
-        let error = WorkerPoolError {
-            worker_pool_id: worker.worker_pool_id.clone(),
-            error_id: self.slug_id(),
-            reported,
-            kind: kind.to_owned(),
-            title: title.to_owned(),
-            description: description.to_owned(),
-            extra: extra.as_object().cloned().unwrap_or_default(),
-            launch_config_id: None,
-        };
-        self.errors.push(error);
+        let WorkerName { worker_pool_id, worker_group, worker_id } = worker.clone();
+        let (kind, title, description) = (kind.to_owned(), title.to_owned(), description.to_owned());
+        let extra = serde_json::Map::new();
+        let report = ReportWorkerErrorRequest { worker_group, worker_id, kind, title, description, extra };
+        self.note_error(worker_pool_id, report, reported);
     }
 
     /// Puts the simulated machine among the workers, with its pool and its provider, as if its cloud or somebody had
@@ -255,19 +248,8 @@ impl Taskcluster {
         self.pools
             .entry(name.worker_pool_id.clone())
             .or_insert_with(|| pools::new_pool(&name.worker_pool_id, &provider_id, now));
-        let worker = Worker {
-            worker_pool_id: name.worker_pool_id.clone(),
-            worker_group: name.worker_group.clone(),
-            worker_id: name.worker_id.clone(),
-            provider_id,
-            launch_config_id: None,
-            created: now,
-            expires: far_future(),
-            state: if cloud.kind.is_cloud() { WorkerState::Requested } else { WorkerState::Running },
-            capacity: Capacity::from(1),
-            last_checked: now,
-            last_modified: now,
-        };
+        let state = if cloud.kind.is_cloud() { WorkerState::Requested } else { WorkerState::Running };
+        let worker = workers::new_worker(&name, provider_id, state, now);
         self.workers.insert(name, WorkerRow::new(worker));
     }
 

@@ -1,6 +1,8 @@
 //! Workers: those that somebody creates, and how they register.
 
-use super::{ApiClient, Refusal, Reply, Routed, Taskcluster, absent, answer, input, invalid, query_is_wrong};
+use super::{
+    ApiClient, Refusal, Reply, Routed, Taskcluster, absent, answer, far_future, input, invalid, query_is_wrong,
+};
 use crate::cloud::Cloud;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,8 +14,8 @@ use taskcluster_api::worker_manager::{
     ShouldTerminate, TaskRun, WorkerList,
 };
 use taskcluster_api::{
-    Credentials, ExposeSecret, LaunchConfigId, RegisterWorker, Registration, Renewal, ReregisterWorker, Worker,
-    WorkerName, WorkerProof, WorkerState,
+    Credentials, ExposeSecret, LaunchConfigId, ProviderId, RegisterWorker, Registration, Renewal, ReregisterWorker,
+    Worker, WorkerName, WorkerProof, WorkerState,
 };
 
 /// A worker, and what only the services themselves and the queue know of it.
@@ -87,18 +89,11 @@ impl Taskcluster {
             let same = row.static_secret.as_ref() == Some(&secret);
             return if same { answer(&row.worker) } else { Err(input("worker already exists")) };
         }
+        let provider_id = self.pool(&name.worker_pool_id)?.provider_id.clone();
         let worker = Worker {
-            worker_pool_id: name.worker_pool_id.clone(),
-            worker_group: name.worker_group.clone(),
-            worker_id: name.worker_id.clone(),
-            provider_id: self.pool(&name.worker_pool_id)?.provider_id.clone(),
-            launch_config_id: None,
-            created: now,
             expires: request.expires,
-            state: WorkerState::Running,
             capacity: request.capacity.map_or(Capacity::from(1), Capacity::Tasks),
-            last_checked: now,
-            last_modified: now,
+            ..new_worker(&name, provider_id, WorkerState::Running, now)
         };
         self.workers.insert(name, WorkerRow { static_secret: Some(secret), ..WorkerRow::new(worker.clone()) });
         answer(worker)
@@ -315,6 +310,24 @@ impl Taskcluster {
         };
         self.clients.push(client);
         Renewal { credentials, expires: Timestamp::try_from(expires).unwrap_or(Timestamp::MAX), secret: secret.into() }
+    }
+}
+
+/// A worker that is made now, runs one task at once, and stays.
+pub(super) fn new_worker(name: &WorkerName, provider_id: ProviderId, state: WorkerState, now: Timestamp) -> Worker {
+    let WorkerName { worker_pool_id, worker_group, worker_id } = name.clone();
+    Worker {
+        worker_pool_id,
+        worker_group,
+        worker_id,
+        provider_id,
+        launch_config_id: None,
+        created: now,
+        expires: far_future(),
+        state,
+        capacity: Capacity::from(1),
+        last_checked: now,
+        last_modified: now,
     }
 }
 
