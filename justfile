@@ -16,10 +16,6 @@ boot provider="google":
 serve:
     cargo run --bin simulator -- serve
 
-# The time from start-worker's start to the worker's first instruction, against what the network alone takes.
-bench:
-    cargo bench --bench boot
-
 # Kill a boot at many random instants, and boot again.
 kills n="200":
     KILLS={{n}} cargo test --test all -- --nocapture a_kill_at_any_instant

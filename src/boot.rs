@@ -2,11 +2,11 @@
 
 use crate::USER_AGENT;
 use crate::cache::{Cache, CacheProblem, Kept, Tombstone};
-use crate::driver::{self, Driver, Started};
+use crate::driver::{self, Driver, StartTerms, Started};
 use crate::error::RunError;
 use crate::layer::{Layer, Source};
 use crate::logging::LogStream;
-use crate::platform::InitWord;
+use crate::platform::{ServiceManager, Word};
 use crate::provider::{self, Pace, Provider, Recognition};
 use crate::registration::RenewalError;
 use crate::report::{Redactor, Reporter};
@@ -15,19 +15,26 @@ use crate::run_state::{Admitted, RunState};
 use crate::runner_config::{ProviderConfig, RunnerConfig};
 use crate::secrets::{self, FormError, Share};
 use crate::supervise::{Ended, Request, StopSignals, Surroundings, Terms, supervise};
+use crate::timeline::{self, Stages};
 use crate::{conclusion, files, platform, preflight, registration};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use taskcluster_api::retry::Tries;
-use taskcluster_api::{Client, RetryPolicy};
+use taskcluster_api::{Client, NewClientError, RetryPolicy, RootUrl};
+use tracing::{Instrument, Span};
 
 /// How long the metadata service may keep a boot that goes on from the cache from starting.
 const RECOGNITION: Duration = Duration::from_secs(1);
 
 /// For how long worker-manager is asked whether credentials that seem to have ended can be renewed.
 const REVIVAL: Duration = Duration::from_secs(60);
+
+/// How often this thread looks for news before it makes another: by then a first request has been connected, handed over and
+/// written, or there is a name server or a handshake to be waited for.
+const TURNS_OF_A_REQUEST: u32 = 4;
 
 /// The parts of a boot, as the runner config names them.
 pub struct Boot {
@@ -41,6 +48,10 @@ pub struct Boot {
     pub cache: Cache,
     /// Sends error reports.
     pub reporter: Reporter,
+    /// Who started us.
+    pub manager: ServiceManager,
+    /// What the boot's time goes into.
+    pub stages: Stages,
     /// What the worker's `oom_score_adj` is set back to.
     oom_score_adj: Option<String>,
 }
@@ -83,6 +94,8 @@ impl Boot {
                 matches!(config.provider, ProviderConfig::Standalone(_)),
                 &platform::state_folder_or_beside(&options.runner_config),
             ),
+            manager: options.manager.clone(),
+            stages: Stages::begin(options.began),
             oom_score_adj: platform::prefer_to_survive(),
             config,
         })
@@ -221,14 +234,43 @@ impl Boot {
         Some(kept)
     }
 
+    /// Does what the boot will need, and what can be done as well while it waits for the network: learns what instructions the
+    /// processor has, which takes long on a virtual machine and is asked when the first answer is read; and has the system read
+    /// the worker's files, in a thread, which takes as long to make as a near answer.
+    fn warm_up(&self) {
+        if matches!(self.config.provider, ProviderConfig::Standalone(_)) {
+            return;
+        }
+        let files: Vec<PathBuf> = self.config.worker.files().into_iter().map(Path::to_owned).collect();
+        tokio::spawn(async move {
+            for _ in 0..TURNS_OF_A_REQUEST {
+                tokio::task::yield_now().await;
+            }
+            #[cfg(target_arch = "x86_64")]
+            let _ = std::is_x86_feature_detected!("avx2");
+            tokio::task::spawn_blocking(move || files.iter().for_each(|file| platform::read_ahead(file)));
+        });
+    }
+
     async fn register(&self, cache: Option<CacheProblem>) -> Result<(Kept, Client), RunError> {
-        let found = self.provider.identify().await.map_err(RunError::from_provider)?;
+        self.warm_up();
+        let known = OnceLock::new();
+        let hear = |root_url: &RootUrl| {
+            known.get_or_init(|| connect_ahead(root_url));
+        };
+        let identifying = self.provider.identify(&hear).instrument(stage("metadata"));
+        let found = identifying.await.map_err(RunError::from_provider)?;
+        self.stages.done("metadata");
         tracing::info!("this machine is {}, says {}", found.identity, self.config.provider.name());
-        let client = Client::with_user_agent(found.identity.root_url.clone(), USER_AGENT)?;
+        let client = match known.into_inner() {
+            Some(client) => client?,
+            None => Client::with_user_agent(found.identity.root_url.clone(), USER_AGENT)?,
+        };
         tracing::debug!("registering with {}", client.root_url());
-        let admitted = registration::admit(&client, &*self.provider, found, self.is_cloud())
-            .await
-            .map_err(|source| RunError::Registration { source, cache })?;
+        let admitting = registration::admit(&client, &*self.provider, found, self.is_cloud());
+        let admitted =
+            admitting.instrument(stage("register")).await.map_err(|source| RunError::Registration { source, cache })?;
+        self.stages.done("register");
         if let Some(lease) = &admitted.lease {
             tracing::info!("registered with {}; credentials end at {:.0}", client.root_url(), lease.expires);
             if admitted.expired().is_some() {
@@ -259,7 +301,7 @@ impl Boot {
         log: LogStream,
         mut signals: StopSignals,
     ) -> Result<Work, RunError> {
-        platform::tell_init(InitWord::Status(&format!("preparing {}", kept.admitted().identity)));
+        self.manager.tell(Word::Status(&format!("preparing {}", kept.admitted().identity)));
         let registered = Some(&kept).filter(|kept| matches!(kept, Kept::Admitted(_))).cloned();
         let (run, redactor) = tokio::select! {
             prepared = self.prepare(kept, &client) => prepared?,
@@ -272,13 +314,23 @@ impl Boot {
             }
         };
         self.driver.preflight().map_err(RunError::Preflight)?;
-        let worker = match self.driver.start(&run, self.oom_score_adj.as_deref()).map_err(RunError::Start)? {
+        let terms = StartTerms { oom_score_adj: self.oom_score_adj.as_deref(), settings: &self.config.settings };
+        let started = tokio::select! {
+            // A worker that is there at once is there.
+            biased;
+            started = self.driver.start(&run, &terms).instrument(stage("start")) => started.map_err(RunError::Start)?,
+            // A service takes its time.
+            request = signals.next() => return Ok(Work::ToldTo(request)),
+        };
+        let worker = match started {
             Started::Worker(worker) => *worker,
             Started::Done => return Ok(Work::Nothing),
         };
         tracing::info!("started the worker (process {})", worker.process.id());
-        platform::tell_init(InitWord::Ready);
-        platform::tell_init(InitWord::Status(&format!("the worker runs as {}", run.admitted.identity)));
+        self.stages.done("start");
+        tracing::info!("{}", self.stages);
+        self.manager.tell(Word::Ready);
+        self.manager.tell(Word::Status(&format!("the worker runs as {}", run.admitted.identity)));
         let terms = Terms {
             is_cloud: self.is_cloud(),
             registers_again: matches!(self.config.provider, ProviderConfig::Static(_)),
@@ -295,9 +347,10 @@ impl Boot {
             reporter: self.reporter.clone(),
             redactor,
             log,
+            manager: self.manager.clone(),
             signals,
         };
-        Ok(Work::Ended(Box::new(supervise(worker, run, surroundings).await)))
+        Ok(Work::Ended(Box::new(Box::pin(supervise(worker, run, surroundings)).await)))
     }
 
     /// Everything that the worker will be told, and its files in place.
@@ -324,14 +377,17 @@ impl Boot {
                 layers_of(&self.config, &*self.driver, &admitted.worker_config).map_err(RunError::Configuration)?;
             if self.config.get_secrets {
                 let pool = &admitted.identity.worker_pool_id;
-                share.extend(secrets::fetch(client, pool).await.map_err(RunError::Secrets)?);
+                let fetching = secrets::fetch(client, pool).instrument(stage("secrets"));
+                share.extend(fetching.await.map_err(RunError::Secrets)?);
             }
             Ok::<Share, RunError>(share)
         };
-        let (_, share) = tokio::join!(self.cache.keep(&registered), share);
+        let keeping = self.cache.keep(&registered).instrument(work("keep the registration"));
+        let (_, share) = tokio::join!(keeping, share);
+        self.stages.done("secrets");
         let share = share?;
         let run = RunState { admitted, layers: share.layers, files: share.files };
-        self.cache.keep(&Kept::Configured(run.clone())).await;
+        self.cache.keep(&Kept::Configured(run.clone())).instrument(work("keep the run")).await;
         Ok(run)
     }
 
@@ -340,17 +396,38 @@ impl Boot {
             return Ok(run);
         }
         let (list, keeps) = (std::mem::take(&mut run.files), self.cache.keeps());
-        let placed = tokio::task::spawn_blocking(move || {
+        let span = stage("files");
+        let placing = tokio::task::spawn_blocking(move || {
             files::place(&list)?;
             if keeps {
                 files::sync(&list);
             }
             Ok(())
         });
-        placed.await.map_err(|error| RunError::System(error.into()))?.map_err(RunError::Files)?;
+        let placed = placing.instrument(span).await;
+        placed.map_err(|error| RunError::System(error.into()))?.map_err(RunError::Files)?;
+        self.stages.done("files");
         self.cache.keep(&Kept::Configured(run.clone())).await;
         Ok(run)
     }
+}
+
+/// worker-manager, with a connection under way before anybody needs it.
+fn connect_ahead(root_url: &RootUrl) -> Result<Client, NewClientError> {
+    let client = Client::with_user_agent(root_url.clone(), USER_AGENT)?;
+    let ahead = client.clone();
+    tokio::spawn(async move { ahead.connect_ahead().await }.in_current_span());
+    Ok(client)
+}
+
+/// A step of the boot, for the timeline.
+fn stage(what: &'static str) -> Span {
+    tracing::info_span!(target: timeline::TARGET, "stage", what)
+}
+
+/// Work of our own within one.
+fn work(what: &'static str) -> Span {
+    tracing::info_span!(target: timeline::TARGET, "work", what)
 }
 
 /// The layers and files that come before the secrets: the runner config's, then the worker pool's.

@@ -240,7 +240,12 @@ impl Cache {
     pub fn load(&self) -> Result<Option<Kept>, CacheProblem> {
         let path = self.path.as_ref().unwrap_or(&self.tombstone);
         let mut bytes = Vec::new();
-        match platform::open_regular_file(path).and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes)) {
+        let read = platform::open_regular_file(path).and_then(|file| {
+            // Whoever may make files in the folder must not decide what we are.
+            platform::require_trusted_owner(&file)?;
+            file.take(MAX_SIZE + 1).read_to_end(&mut bytes)
+        });
+        match read {
             Ok(read) if read as u64 > MAX_SIZE => {
                 let problem = format!("it is larger than {} MiB", MAX_SIZE / 1024 / 1024);
                 return Err(CacheProblem::Damaged { path: path.clone(), problem });

@@ -19,7 +19,7 @@ pub fn check(arguments: &CheckArguments) -> Result<u8, RunnerConfigError> {
         (Ok(mut loaded), _) => {
             let found = preflight::problems(&loaded);
             loaded.problems.extend(found);
-            loaded.problems.sort_by_key(|problem| (problem.line, problem.column));
+            Problem::sort(&mut loaded.problems);
             loaded.problems
         }
         (Err(error), CheckFormat::Json) => {

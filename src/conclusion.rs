@@ -3,8 +3,9 @@
 use crate::boot::Boot;
 use crate::cache::{Kept, Tombstone};
 use crate::error::{Chain, RunError, Stage};
+use crate::json::object;
 use crate::outcome::{Place, Retirement, RunOutcome};
-use crate::platform::InitWord;
+use crate::platform::Word;
 use crate::provider::Recognition;
 use crate::report::{LAST_LINES, Redactor};
 use crate::run_state::Admitted;
@@ -59,7 +60,8 @@ impl End {
             (Some(failure_of(boot, &RunError::Supervision)), Stage::Supervision.exit_code())
         } else {
             let code = facts.exit.exit_code();
-            (worker_failure(boot, outcome, code, (&last_lines, &redactor)), code)
+            let failure = worker_failure(boot, outcome, facts.exit.full_code(), (&last_lines, &redactor));
+            (failure, code)
         };
         Self {
             outcome,
@@ -133,8 +135,8 @@ pub async fn give_up(boot: &Boot, again: Again) {
 /// Does that, unless a signal comes meanwhile.
 async fn carry_out(boot: &Boot, end: &mut End, retirement: Retirement) -> Option<StopSignals> {
     tracing::info!("the run is over: {}; {}", end.outcome, what_follows(retirement, boot, end.retired));
-    platform::tell_init(InitWord::Status(&format!("the run is over: {}", end.outcome)));
-    let signals = end.signals.take().or_else(|| StopSignals::listen().ok());
+    boot.manager.tell(Word::Status(&format!("the run is over: {}", end.outcome)));
+    let signals = end.signals.take().or_else(|| boot.manager.signals().ok());
     let Some(mut signals) = signals else {
         follow(boot, end, retirement).await;
         return None;
@@ -246,7 +248,7 @@ fn what_follows(retirement: Retirement, boot: &Boot, retired: bool) -> String {
 pub async fn go_on_retiring(boot: &Boot, tombstone: Tombstone, mut signals: StopSignals) -> u8 {
     let Tombstone { admitted, since, remove } = tombstone;
     tracing::warn!("{}: this machine has been retiring since {since:.0}; no worker is started", admitted.identity);
-    platform::tell_init(InitWord::Status("retiring this machine"));
+    boot.manager.tell(Word::Status("retiring this machine"));
     let retire = async {
         let settings = &boot.config.settings.retirement;
         if remove && age(since) < settings.shutdown_after && removes(boot, &admitted).await {
@@ -303,7 +305,7 @@ pub async fn never_registered(boot: &Boot, error: RunError, mut signals: StopSig
 fn worker_failure(
     boot: &Boot,
     outcome: RunOutcome,
-    exit_code: u8,
+    exit_code: u32,
     (last_lines, redactor): (&[String], &Redactor),
 ) -> Option<ReportWorkerError> {
     let (kind, title) = outcome.report()?;
@@ -323,18 +325,17 @@ fn failure_of(boot: &Boot, error: &RunError) -> ReportWorkerError {
         kind: format!("start-worker-{}", stage.name()),
         title: format!("start-worker failed: {}", stage.meaning()),
         description: error.public_report(),
-        extra: extra(boot, stage.name(), Some(stage.exit_code())),
+        extra: extra(boot, stage.name(), Some(stage.exit_code().into())),
     }
 }
 
 /// What every report of ours says beside its text.
-pub fn extra(boot: &Boot, stage: &str, exit_code: Option<u8>) -> Map<String, Value> {
-    let facts = [
+pub fn extra(boot: &Boot, stage: &str, exit_code: Option<u32>) -> Map<String, Value> {
+    object([
         ("startWorkerVersion", json!(VERSION)),
         ("provider", json!(boot.config.provider.name())),
         ("stage", json!(stage)),
         ("exitCode", json!(exit_code)),
         ("uptimeSeconds", json!(platform::up_time().map(|up| up.as_secs()))),
-    ];
-    facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    ])
 }

@@ -110,11 +110,13 @@ pub enum Stage {
     Bug,
     /// A command for a fleet's operators.
     Fleet,
+    /// The Windows service.
+    Service,
 }
 
 impl Stage {
     /// Every stage, in the order of its code.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::CommandLine,
         Self::RunnerConfig,
         Self::Provider,
@@ -129,6 +131,7 @@ impl Stage {
         Self::Supervision,
         Self::Bug,
         Self::Fleet,
+        Self::Service,
     ];
 
     /// The exit code. None is 0 to 2, 64 to 84, 101, or 126 and more: those are the worker's, the shell's and
@@ -149,6 +152,8 @@ impl Stage {
             Self::Supervision => 20,
             Self::Bug => 21,
             Self::Fleet => 22,
+            // 23 is a worker's exit code that doesn't fit.
+            Self::Service => 24,
         }
     }
 
@@ -169,6 +174,7 @@ impl Stage {
             Self::Supervision => "a part of start-worker failed beside a running worker",
             Self::Bug => "a bug in start-worker",
             Self::Fleet => "enroll, unenroll, errors or workers failed",
+            Self::Service => "the Windows service could not be installed, removed, started, stopped or looked at",
         }
     }
 
@@ -189,6 +195,7 @@ impl Stage {
             Self::Supervision => "supervision",
             Self::Bug => "bug",
             Self::Fleet => "fleet",
+            Self::Service => "service",
         }
     }
 }

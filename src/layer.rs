@@ -3,6 +3,7 @@
 //!
 //! Pure: no files, no clock, no network.
 
+use crate::json::object;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -105,7 +106,7 @@ impl Merged {
     pub fn to_redacted_value(&self) -> Value {
         match self {
             Self::Object(members) => {
-                members.iter().map(|(key, member)| (key.clone(), member.to_redacted_value())).collect()
+                object(members.iter().map(|(key, member)| (key, member.to_redacted_value()))).into()
             }
             Self::Array(elements) => elements.iter().map(Self::to_redacted_value).collect(),
             Self::Leaf { source, .. } if source.is_secret() => REDACTED.into(),
@@ -116,7 +117,7 @@ impl Merged {
     /// The configuration, without its sources.
     pub fn to_value(&self) -> Value {
         match self {
-            Self::Object(members) => members.iter().map(|(key, member)| (key.clone(), member.to_value())).collect(),
+            Self::Object(members) => object(members.iter().map(|(key, member)| (key, member.to_value()))).into(),
             Self::Array(elements) => elements.iter().map(Self::to_value).collect(),
             Self::Leaf { value, .. } => value.clone(),
         }

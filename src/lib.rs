@@ -8,7 +8,10 @@ pub mod run;
 
 pub mod check;
 pub mod fleet;
+#[cfg(windows)]
+pub mod service;
 pub mod show_config;
+pub mod timeline;
 
 pub mod boot;
 pub mod cache;
@@ -16,6 +19,8 @@ pub mod conclusion;
 pub mod driver;
 pub mod error;
 pub mod files;
+mod hash;
+mod json;
 pub mod layer;
 pub mod logging;
 pub mod outcome;

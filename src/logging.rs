@@ -2,18 +2,24 @@
 //! `2026/11/20 20:38:28 message`.
 //!
 //! A thread of its own does the writing, so that a slow reader slows down the worker's lines ([`LogStream::room`])
-//! and never the rest of us, and a reader that went away is no more than that.
+//! and never the rest of us, and a reader that went away is no more than that. To make it takes as long as some
+//! answers of a near service, so it is made when there is time ([`LogStream::begin_writing`]).
 
+use crate::VERSION;
+use crate::platform;
+use crate::timeline::Timeline;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
@@ -42,10 +48,66 @@ const CHUNK: usize = 64 * 1024;
 /// Between two tries to write to a stream that somebody made non-blocking.
 const NOT_READY: Duration = Duration::from_millis(5);
 
+/// Who is told of errors, beside the log. Must not wait for anything.
+pub type TellError = Box<dyn Fn(&str) + Send + Sync>;
+
 /// Where log lines go. Cheap to clone.
 #[derive(Clone)]
 pub struct LogStream {
     shared: Arc<Shared>,
+}
+
+/// How a log is written.
+pub struct LogOptions {
+    /// Whether each line begins with its time.
+    pub times: bool,
+    /// Who else is told of our errors.
+    pub tell_error: Option<TellError>,
+}
+
+/// Lines of one moment on their way into the log: put together without its lock, and handed over at once.
+#[derive(Default)]
+pub struct Batch {
+    text: Vec<u8>,
+    /// What each line begins with.
+    stamp: Vec<u8>,
+}
+
+impl Batch {
+    /// Whether it holds much of what the log has room for: time to hand it over.
+    pub fn is_full(&self) -> bool {
+        self.text.len() >= ROOM / 2
+    }
+
+    /// Adds a line, given without its newline.
+    pub fn line(&mut self, line: &[u8]) {
+        self.text.extend_from_slice(&self.stamp);
+        self.text.extend_from_slice(line);
+        self.text.push(b'\n');
+    }
+
+    /// Adds whole lines, each with its newline. A carriage return before it is left out.
+    pub fn lines(&mut self, lines: &[u8]) {
+        let ends = || memchr::memchr_iter(b'\n', lines);
+        let mut begin = 0;
+        if memchr::memchr(b'\r', lines).is_some() {
+            for end in ends() {
+                let line = &lines[begin..end];
+                self.line(line.strip_suffix(b"\r").unwrap_or(line));
+                begin = end + 1;
+            }
+            return;
+        }
+        if self.stamp.is_empty() {
+            self.text.extend_from_slice(lines);
+            return;
+        }
+        for end in ends() {
+            self.text.extend_from_slice(&self.stamp);
+            self.text.extend_from_slice(&lines[begin..=end]);
+            begin = end + 1;
+        }
+    }
 }
 
 struct Shared {
@@ -53,13 +115,19 @@ struct Shared {
     filled: Condvar,
     written: Condvar,
     drained: Notify,
-    zone: TimeZone,
+    /// In which the times are; none where lines have none.
+    zone: Option<TimeZone>,
     /// How many bytes have been written so far.
     progress: AtomicU64,
+    /// Whether there is a thread that writes.
+    has_writer: AtomicBool,
+    tell_error: Option<TellError>,
 }
 
 #[derive(Default)]
 struct State {
+    /// Where it is written, until the writing thread has it.
+    sink: Option<Box<dyn Write + Send>>,
     /// What has not been handed to the writing thread.
     waiting: Vec<u8>,
     /// How many bytes the thread is writing now.
@@ -98,38 +166,70 @@ impl Stamp {
 }
 
 impl LogStream {
-    /// A log that is written to `sink` by a thread of its own.
-    ///
-    /// # Errors
-    /// Where no thread can be had.
-    pub fn start(sink: impl Write + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
+    /// A log that goes to `sink`, once it [begins](Self::begin_writing).
+    pub fn new(sink: impl Write + Send + 'static, options: LogOptions) -> Self {
+        let LogOptions { times, tell_error } = options;
+        let shared = Shared {
+            state: Mutex::new(State { sink: Some(Box::new(sink)), ..State::default() }),
             filled: Condvar::new(),
             written: Condvar::new(),
             drained: Notify::new(),
-            zone: TimeZone::system(),
+            zone: times.then(platform::time_zone),
             progress: AtomicU64::new(0),
-        });
-        let stream = Self { shared: Arc::clone(&shared) };
-        thread::Builder::new().name("log".into()).stack_size(64 * 1024).spawn(move || write_out(&shared, sink))?;
-        Ok(stream)
+            has_writer: AtomicBool::new(false),
+            tell_error,
+        };
+        Self { shared: Arc::new(shared) }
     }
 
-    /// Adds a line with its time. `line` writes it, without a newline. Whether there is [room](Self::room) for more.
-    pub fn line(&self, line: impl FnOnce(&mut Vec<u8>)) -> bool {
+    /// Has everything written as it comes from now on, by a thread of its own. Where none can be had, what there is so far is
+    /// written here, however slow its reader is; the next call tries again.
+    pub fn begin_writing(&self) {
+        // Looked at whenever this process has nothing to do, and written once.
+        let has_writer = &self.shared.has_writer;
+        if has_writer.load(Ordering::Relaxed) || has_writer.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let writer = move || {
+            let sink = shared.lock().sink.take();
+            if let Some(sink) = sink {
+                write_out(&shared, sink);
+            }
+        };
+        if thread::Builder::new().name("log".into()).stack_size(64 * 1024).spawn(writer).is_err() {
+            self.write_here();
+            has_writer.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Begins a batch: its lines have the time of now.
+    pub fn begin(&self, batch: &mut Batch) {
+        batch.text.clear();
+        batch.stamp.clear();
+        State::stamp(&mut self.shared.lock().stamp, self.shared.zone.as_ref(), &mut batch.stamp);
+    }
+
+    /// Adds the lines of a batch, which is empty then. Whether there is [room](Self::room) for more.
+    pub fn add(&self, batch: &mut Batch) -> bool {
         let mut state = self.shared.lock();
-        state.stamp_line(&self.shared.zone);
-        line(&mut state.waiting);
-        state.waiting.push(b'\n');
+        if batch.text.is_empty() {
+            return state.has_room();
+        }
+        if state.waiting.is_empty() {
+            std::mem::swap(&mut state.waiting, &mut batch.text);
+        } else {
+            state.waiting.extend_from_slice(&batch.text);
+            batch.text.clear();
+        }
         let room = state.has_room();
         drop(state);
         self.shared.filled.notify_one();
         room
     }
 
-    /// Adds text as it is, unless nobody has read for too long.
-    fn own_text(&self, text: &str) {
+    /// Adds a line of our own, unless nobody has read for too long.
+    pub fn own_line(&self, text: &str) {
         let mut state = self.shared.lock();
         if state.waiting.len() + state.writing > MOST {
             state.dropped += 1;
@@ -137,10 +237,10 @@ impl LogStream {
         }
         if state.dropped > 0 {
             let dropped = std::mem::take(&mut state.dropped);
-            state.stamp_line(&self.shared.zone);
+            state.stamp_line(self.shared.zone.as_ref());
             state.waiting.extend_from_slice(format!("{dropped} log lines found no reader and are lost\n").as_bytes());
         }
-        state.stamp_line(&self.shared.zone);
+        state.stamp_line(self.shared.zone.as_ref());
         state.waiting.extend_from_slice(text.as_bytes());
         if !text.ends_with('\n') {
             state.waiting.push(b'\n');
@@ -162,14 +262,29 @@ impl LogStream {
 
     /// Adds a line without waiting for anything, not even for the lock: for a panic, which may hold it.
     pub fn emergency(&self, text: &str) {
+        self.tell_error(text);
         match self.shared.state.try_lock() {
             Ok(mut state) => {
-                state.stamp_line(&self.shared.zone);
+                state.stamp_line(self.shared.zone.as_ref());
                 state.waiting.extend_from_slice(text.as_bytes());
                 state.waiting.push(b'\n');
                 self.shared.filled.notify_one();
             }
             Err(_) => eprintln!("{text}"),
+        }
+    }
+
+    /// From now on a panic of ours is a line in this log, and nothing else writes to its stream.
+    pub fn take_panics(&self) {
+        let last_words = self.clone();
+        panic::set_hook(Box::new(move |panic| {
+            last_words.emergency(&format!("error: BUG in start-worker {VERSION}, please report it: {panic}"));
+        }));
+    }
+
+    fn tell_error(&self, text: &str) {
+        if let Some(tell) = &self.shared.tell_error {
+            tell(text);
         }
     }
 
@@ -181,11 +296,14 @@ impl LogStream {
     /// Waits until everything is written, for as long as the reader gets on: at most a few seconds without any progress,
     /// and a minute in all.
     pub fn flush(&self) {
+        if !self.shared.lock().is_written() {
+            self.begin_writing();
+        }
         let began = Instant::now();
         let mut progress = self.progress();
         while began.elapsed() < LONGEST_FLUSH {
             let state = self.shared.lock();
-            let pending = |state: &mut State| !state.waiting.is_empty() || state.writing > 0;
+            let pending = |state: &mut State| !state.is_written();
             let waited = self.shared.written.wait_timeout_while(state, LAST_FLUSH, pending);
             let (state, result) = waited.unwrap_or_else(PoisonError::into_inner);
             drop(state);
@@ -195,6 +313,17 @@ impl LogStream {
             }
         }
     }
+
+    /// Writes what there is, for want of a thread that does.
+    fn write_here(&self) {
+        let mut state = self.shared.lock();
+        let Some(mut sink) = state.sink.take() else { return };
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        write_batch(&mut sink, &waiting, &self.shared.progress);
+        self.shared.lock().sink = Some(sink);
+        self.shared.drained.notify_waiters();
+    }
 }
 
 impl State {
@@ -202,9 +331,19 @@ impl State {
         self.waiting.len() + self.writing < ROOM
     }
 
-    fn stamp_line(&mut self, zone: &TimeZone) {
-        let stamp = self.stamp.at(Timestamp::now(), zone);
-        self.waiting.extend_from_slice(stamp.as_bytes());
+    fn is_written(&self) -> bool {
+        self.waiting.is_empty() && self.writing == 0
+    }
+
+    /// What a line begins with that is written now.
+    fn stamp(stamp: &mut Stamp, zone: Option<&TimeZone>, out: &mut Vec<u8>) {
+        if let Some(zone) = zone {
+            out.extend_from_slice(stamp.at(Timestamp::now(), zone).as_bytes());
+        }
+    }
+
+    fn stamp_line(&mut self, zone: Option<&TimeZone>) {
+        Self::stamp(&mut self.stamp, zone, &mut self.waiting);
     }
 }
 
@@ -230,7 +369,7 @@ fn write_out(shared: &Shared, mut sink: impl Write) {
         }
         write_batch(&mut sink, &batch, &shared.progress);
         batch.clear();
-        batch.shrink_to(ROOM);
+        batch.shrink_to(2 * ROOM);
         shared.lock().writing = 0;
         shared.written.notify_all();
         shared.drained.notify_waiters();
@@ -255,14 +394,23 @@ fn write_batch(sink: &mut impl Write, batch: &[u8], progress: &AtomicU64) {
     let _ = sink.flush();
 }
 
-/// Makes `stream` the place where `tracing` events go, at this level.
+/// Makes `stream` the place where `tracing` events go, at this level, and `timeline` the one where its spans go.
 ///
 /// # Errors
 /// Where the level is no level, or another subscriber is there.
-pub fn install(stream: &LogStream, level: Level) -> Result<(), tracing_subscriber::util::TryInitError> {
+pub fn install(
+    stream: &LogStream,
+    level: Level,
+    timeline: Option<Timeline>,
+) -> Result<(), tracing_subscriber::util::TryInitError> {
     let targets: Targets = OUR_TARGETS.into_iter().map(|target| (target, level)).collect();
     let lines = tracing_subscriber::fmt::layer().event_format(GoFormat).with_ansi(false).with_writer(stream.clone());
-    tracing_subscriber::registry().with(targets).with(lines).try_init()
+    let lines = tracing_subscriber::registry().with(lines.with_filter(targets));
+    match timeline {
+        Some(timeline) => lines.with(timeline.with_filter(Timeline::filter())).try_init(),
+        // A layer that isn't there would still have every span made.
+        None => lines.try_init(),
+    }
 }
 
 /// An event as one line: a word for what is no plain information, the message, then `key=value`.
@@ -286,13 +434,21 @@ where
 }
 
 /// One formatted event on its way into the stream.
-pub struct EventWriter(LogStream);
+pub struct EventWriter {
+    log: LogStream,
+    is_error: bool,
+}
 
 impl Write for EventWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // One event is one write; what has several lines (an error with its causes) gets a time on each.
-        for line in String::from_utf8_lossy(bytes).trim_end_matches('\n').split('\n') {
-            self.0.own_text(line);
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.trim_end_matches('\n');
+        for line in text.split('\n') {
+            self.log.own_line(line);
+        }
+        if self.is_error {
+            self.log.tell_error(text);
         }
         Ok(bytes.len())
     }
@@ -306,7 +462,11 @@ impl MakeWriter<'_> for LogStream {
     type Writer = EventWriter;
 
     fn make_writer(&self) -> EventWriter {
-        EventWriter(self.clone())
+        EventWriter { log: self.clone(), is_error: false }
+    }
+
+    fn make_writer_for(&self, event: &Metadata<'_>) -> EventWriter {
+        EventWriter { log: self.clone(), is_error: *event.level() == Level::ERROR }
     }
 }
 
@@ -331,9 +491,14 @@ mod tests {
     async fn a_reader_that_stalls_takes_the_workers_room_and_gives_it_back() {
         let (lines, read) = mpsc::channel();
         let (go, wait) = mpsc::channel();
-        let stream = LogStream::start(Channel(lines, wait)).unwrap();
-        while stream.shared.lock().has_room() {
-            stream.line(|out| out.extend_from_slice(&[b'x'; 1000]));
+        let stream = LogStream::new(Channel(lines, wait), LogOptions { times: true, tell_error: None });
+        stream.begin_writing();
+        let mut batch = Batch::default();
+        let mut has_room = true;
+        while has_room {
+            stream.begin(&mut batch);
+            batch.line(&[b'x'; 1000]);
+            has_room = stream.add(&mut batch);
         }
         assert!(futures_pending(stream.room()));
         drop(go);
@@ -351,6 +516,46 @@ mod tests {
     }
 
     #[test]
+    fn lines_have_a_time_each_or_none_at_all() {
+        for times in [true, false] {
+            let (lines, read) = mpsc::channel();
+            let (go, wait) = mpsc::channel();
+            drop(go);
+            let stream = LogStream::new(Channel(lines, wait), LogOptions { times, tell_error: None });
+            let mut batch = Batch::default();
+            stream.begin(&mut batch);
+            batch.lines(b"one\r\n\n");
+            batch.lines(b"two\n");
+            batch.line(b"three");
+            stream.add(&mut batch);
+            stream.own_line("four");
+            assert_eq!(stream.progress(), 0, "nobody has begun to write");
+            stream.flush();
+            let text = String::from_utf8(read.try_iter().flatten().collect()).unwrap();
+            let stamp = if times { "2026/11/20 20:38:28 ".len() } else { 0 };
+            let texts: Vec<&str> = text.lines().map(|line| &line[stamp..]).collect();
+            assert_eq!(texts, ["one", "", "two", "three", "four"]);
+        }
+    }
+
+    #[test]
+    fn without_a_thread_lines_are_written_by_whoever_asks_for_it() {
+        let (lines, read) = mpsc::channel();
+        let (go, wait) = mpsc::channel();
+        drop(go);
+        let stream = LogStream::new(Channel(lines, wait), LogOptions { times: false, tell_error: None });
+        for line in ["one", "two"] {
+            stream.own_line(line);
+            stream.write_here();
+            assert_eq!(read.try_iter().flatten().collect::<Vec<u8>>(), format!("{line}\n").into_bytes());
+        }
+        stream.own_line("three");
+        stream.begin_writing();
+        stream.flush();
+        assert_eq!(read.try_iter().flatten().collect::<Vec<u8>>(), b"three\n", "a thread could be had after all");
+    }
+
+    #[test]
     fn a_sink_that_fails_is_no_failure_of_ours() {
         struct Broken;
         impl Write for Broken {
@@ -361,9 +566,9 @@ mod tests {
                 Ok(())
             }
         }
-        let stream = LogStream::start(Broken).unwrap();
+        let stream = LogStream::new(Broken, LogOptions { times: true, tell_error: None });
         for _ in 0..3 {
-            stream.line(|out| out.push(b'x'));
+            stream.own_line("x");
             stream.flush();
         }
     }

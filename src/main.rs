@@ -1,20 +1,27 @@
 //! `start-worker`: arguments in, exit code out. The library does the rest.
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
+use std::time::Instant;
 use tracing::Level;
-use worker_runner::cli::{Cli, Command};
+#[cfg(windows)]
+use worker_runner::cli::ServiceCommand;
+use worker_runner::cli::{Cli, Command, TimelineArguments};
 use worker_runner::error::{RunError, Stage, report};
 use worker_runner::fleet::{self, FleetError};
-use worker_runner::logging::{self, LogStream};
-use worker_runner::run::{RunOptions, run};
+use worker_runner::logging::{self, LogOptions, LogStream};
+use worker_runner::platform::ServiceManager;
+use worker_runner::run::{self, RunOptions};
+#[cfg(windows)]
+use worker_runner::service;
+use worker_runner::timeline::{self, Timeline};
 use worker_runner::{VERSION, check, platform, show_config};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let began = Instant::now();
+    let cli = match Cli::of_this_process() {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -24,28 +31,32 @@ fn main() -> ExitCode {
             };
         }
     };
-    let log = match LogStream::start(io::stderr()) {
-        Ok(log) => log,
-        Err(error) => {
-            eprintln!("start-worker: cannot start its log: {error}");
-            return Stage::Supervision.exit_code().into();
-        }
-    };
-    // A panic of ours is a line in the log and an exit code of its own, and nothing else writes to the log's stream.
-    let last_words = log.clone();
-    panic::set_hook(Box::new(move |panic| {
-        last_words.emergency(&format!("error: BUG in start-worker {VERSION}, please report it: {panic}"));
-    }));
-    let code = panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli, &log))).unwrap_or(Stage::Bug.exit_code());
+    #[cfg(windows)]
+    if let Some(Command::Service(ServiceCommand::Run(arguments))) = &cli.command {
+        // It has a log of its own.
+        return service::serve(&arguments.service.name).into();
+    }
+    let log = LogStream::new(io::stderr(), LogOptions { times: !cli.no_timestamps, tell_error: None });
+    // A panic of ours is a line in the log, and an exit code of its own.
+    log.take_panics();
+    let code = panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli, &log, began))).unwrap_or(Stage::Bug.exit_code());
     log.flush();
     code.into()
 }
 
-fn dispatch(cli: Cli, log: &LogStream) -> u8 {
+fn dispatch(cli: Cli, log: &LogStream, began: Instant) -> u8 {
     let from_environment = platform::log_level_from_environment();
     let level = cli.log_level.or_else(|| from_environment.as_deref()?.parse().ok());
-    if let Err(error) = logging::install(log, level.unwrap_or(Level::INFO)) {
-        log.line(|out| out.extend_from_slice(format!("cannot install the log: {error}").as_bytes()));
+    if cli.timeline.is_some() && cli.command.is_some() {
+        log.own_line("error: --timeline records a run: start-worker --timeline FILE runner.yml");
+        return Stage::CommandLine.exit_code();
+    }
+    if cli.command.is_some() {
+        log.begin_writing();
+    }
+    let timeline = cli.timeline.map(|path| Timeline::begin(path, began));
+    if let Err(error) = logging::install(log, level.unwrap_or(Level::INFO), timeline.clone()) {
+        log.own_line(&format!("cannot install the log: {error}"));
     }
     if let (None, Some(wrong)) = (level, &from_environment) {
         tracing::warn!("START_WORKER_LOG={wrong:?} is no level; error, warn, info, debug and trace are");
@@ -65,9 +76,26 @@ fn dispatch(cli: Cli, log: &LogStream) -> u8 {
         (Some(Command::Unenroll(arguments)), None) => ask(fleet::unenroll(&arguments)),
         (Some(Command::Workers(arguments)), None) => ask(fleet::workers(&arguments)),
         (Some(Command::Errors(arguments)), None) => ask(fleet::errors(&arguments)),
+        (Some(Command::Timeline(arguments)), None) => Ok(draw(&arguments)),
+        #[cfg(windows)]
+        (Some(Command::Service(command)), None) => {
+            let defaults = service::Defaults { log_level: level, metadata_service: cli.metadata_service };
+            Ok(match service::command(&command, &defaults) {
+                Ok(()) => 0,
+                Err(error) => {
+                    tracing::error!("{}", report(&error, &error.hint()));
+                    error.stage().exit_code()
+                }
+            })
+        }
         (None, Some(runner_config)) => {
             let metadata_service = cli.metadata_service.unwrap_or_default();
-            boot(RunOptions { runner_config, metadata_service }, log)
+            let manager = ServiceManager::of_this_process();
+            let result = run::boot(RunOptions { runner_config, metadata_service, manager, began }, log);
+            if let Some(timeline) = timeline {
+                timeline.finish();
+            }
+            result
         }
         (None, None) => {
             tracing::error!("which runner config? start-worker runner.yml (start-worker --help says more)");
@@ -80,6 +108,21 @@ fn dispatch(cli: Cli, log: &LogStream) -> u8 {
     })
 }
 
+/// Draws a recorded boot, and says where.
+fn draw(arguments: &TimelineArguments) -> u8 {
+    match timeline::draw(arguments) {
+        Ok(pictures) => {
+            let mut out = io::stdout();
+            let shown = pictures.iter().try_for_each(|path| writeln!(out, "{}", path.display()));
+            if shown.is_ok() { 0 } else { Stage::CommandLine.exit_code() }
+        }
+        Err(error) => {
+            tracing::error!("{}", report(&error, error.hint()));
+            Stage::CommandLine.exit_code()
+        }
+    }
+}
+
 /// What people ask a deployment.
 fn ask(question: impl Future<Output = Result<(), FleetError>>) -> Result<u8, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::System)?;
@@ -90,14 +133,4 @@ fn ask(question: impl Future<Output = Result<(), FleetError>>) -> Result<u8, Run
             error.stage().exit_code()
         }
     })
-}
-
-/// One thread is enough, and it is this one: what is bound to the thread that starts the worker lives as long as we
-/// do.
-fn boot(options: RunOptions, log: &LogStream) -> Result<u8, RunError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::System)?;
-    let result = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(run(options, log.clone()))));
-    // A thread that hangs on a disk or a name server doesn't keep us.
-    runtime.shutdown_background();
-    result.unwrap_or(Err(RunError::Bug))
 }

@@ -1,6 +1,6 @@
 //! What a run came to, and what that means for the machine. Pure.
 
-use crate::driver::process::WorkerExit;
+use crate::driver::process::{ExitCode, WorkerExit};
 use crate::error::Stage;
 use crate::provider::NoticeKind;
 use crate::runner_config::settings::{RestartPolicy, Settings};
@@ -169,7 +169,8 @@ impl RunOutcome {
             | Stage::Files
             | Stage::Supervision
             | Stage::Bug
-            | Stage::Fleet => Self::OurFailure,
+            | Stage::Fleet
+            | Stage::Service => Self::OurFailure,
         }
     }
 
@@ -282,7 +283,9 @@ impl RunOutcome {
                 "credentials-ended",
                 "The worker was stopped, for its credentials could not be renewed".to_owned(),
             )),
-            Self::WorkerFailed(code) => Some(("worker-failed", format!("The worker ended with exit code {code}"))),
+            Self::WorkerFailed(code) => {
+                Some(("worker-failed", format!("The worker ended with exit code {}", ExitCode(code))))
+            }
             Self::Killed(signal) => Some(("worker-killed", format!("The worker was ended by signal {signal}"))),
             Self::OutOfMemory => Some(("out-of-memory", "The worker's machine ran out of memory".to_owned())),
             Self::LostContact => Some(("lost-contact", "The worker could be heard no more and was stopped".to_owned())),
@@ -302,7 +305,7 @@ impl fmt::Display for RunOutcome {
             Self::Drained => f.write_str("the worker was drained"),
             Self::Interrupted(kind) => write!(f, "interrupted ({kind})"),
             Self::CredentialsEnded => f.write_str("the worker's credentials ended"),
-            Self::WorkerFailed(code) => write!(f, "the worker failed (exit code {code})"),
+            Self::WorkerFailed(code) => write!(f, "the worker failed (exit code {})", ExitCode(*code)),
             Self::Wedged => f.write_str("the worker said nothing for too long"),
             Self::Killed(signal) => write!(f, "signal {signal} ended the worker"),
             Self::OutOfMemory => f.write_str("memory ran out"),

@@ -6,7 +6,9 @@ use crate::outcome::Retirement;
 use crate::platform::{self, Access};
 use crate::private_file;
 use crate::runner_config::settings::RestartPolicy;
-use crate::runner_config::{Loaded, Position, Problem, ProviderConfig, RunnerConfig, Severity, WorkerConfig};
+use crate::runner_config::{
+    GenericWorkerStart, Loaded, Position, Problem, ProviderConfig, RunnerConfig, Severity, WorkerConfig,
+};
 use std::io;
 use std::path::Path;
 
@@ -36,7 +38,9 @@ pub fn problems(loaded: &Loaded) -> Vec<Problem> {
         // On a cloud, or on who knows what, a file of the worker pool may bring it.
         let severity = if sections.is_cloud == Some(false) { Severity::Error } else { Severity::Warning };
         let key = match worker {
-            WorkerConfig::GenericWorker { .. } | WorkerConfig::DockerWorker { .. } => ["worker", "path"],
+            WorkerConfig::GenericWorker { start: GenericWorkerStart::Service { .. }, .. } => ["worker", "service"],
+            WorkerConfig::GenericWorker { start: GenericWorkerStart::Path(_), .. }
+            | WorkerConfig::DockerWorker { .. } => ["worker", "path"],
             WorkerConfig::Dummy => ["worker", "implementation"],
         };
         let mut problem = at(loaded, &key).note(crate::error::Chain(&error).to_string());

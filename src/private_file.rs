@@ -1,6 +1,6 @@
 //! Files that hold secrets: private from their first byte, and there as a whole or not at all.
 
-use crate::platform;
+use crate::platform::{self, Sid};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -19,10 +19,18 @@ pub enum Durability {
 /// # Errors
 /// What the filesystem answers. The old file is still there then, and the temporary one is not.
 pub fn write(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+    write_for(path, content, durability, &[])
+}
+
+/// The same, for these accounts to read too.
+///
+/// # Errors
+/// The same.
+pub fn write_for(path: &Path, content: &[u8], durability: Durability, readers: &[Sid]) -> io::Result<()> {
     refuse_other_kind(path)?;
     fs::create_dir_all(platform::folder_of(path))?;
     let temporary = temporary_name(path);
-    let result = write_and_rename(path, &temporary, content, durability);
+    let result = write_and_rename(path, &temporary, (content, readers), durability);
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
     }
@@ -43,21 +51,28 @@ pub fn refuse_other_kind(path: &Path) -> io::Result<()> {
     }
 }
 
-fn write_and_rename(path: &Path, temporary: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+fn write_and_rename(
+    path: &Path,
+    temporary: &Path,
+    (content, readers): (&[u8], &[Sid]),
+    durability: Durability,
+) -> io::Result<()> {
     // What an earlier process left when it was killed.
     match fs::remove_file(temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let mut file = platform::create_private(temporary)?;
+    let mut file = platform::create_for(temporary, readers)?;
     file.write_all(content)?;
+    if durability == Durability::Durable {
+        file.sync_all()?;
+    }
+    // Not every system renames a file that is open.
+    drop(file);
+    platform::replace(temporary, path)?;
     match durability {
-        Durability::Durable => {
-            file.sync_all()?;
-            fs::rename(temporary, path)?;
-            platform::sync_folder(path)
-        }
-        Durability::Fleeting => fs::rename(temporary, path),
+        Durability::Durable => platform::sync_folder(path),
+        Durability::Fleeting => Ok(()),
     }
 }
 

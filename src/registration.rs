@@ -3,7 +3,7 @@
 use crate::platform;
 use crate::provider::{Claim, Found, Provider, ProviderError};
 use crate::run_state::{Admitted, Lease};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Map;
 use std::time::Duration;
 use taskcluster_api::retry::Tries;
@@ -13,7 +13,7 @@ use taskcluster_api::{
 };
 
 /// For how long worker-manager is asked: a registration that is lost is a machine that is lost.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+pub const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// For how long a cloud machine shows fresh proofs to a service that refuses them: worker-manager may not have
 /// written the worker's row yet, or may have failed to fetch a cloud's certificate.
@@ -116,17 +116,37 @@ pub async fn renew(client: &Client, worker: &WorkerName, secret: &SecretString) 
     })
 }
 
-/// When credentials are renewed: this long before they end (half an hour usually), but not within five minutes from
-/// now, but half a minute before they end at the latest, and some seconds before the worker would be stopped because
-/// they weren't.
-pub fn renewal_time(now: Timestamp, expires: Timestamp, before: Duration, stop_before: Duration) -> Timestamp {
-    let seconds = |seconds| jiff::SignedDuration::from_secs(seconds);
-    let before = jiff::SignedDuration::try_from(before).unwrap_or(seconds(30 * 60));
-    let wanted = expires.saturating_sub(before).unwrap_or(expires);
-    let soonest = now.saturating_add(seconds(5 * 60)).unwrap_or(now);
-    let stop_before = jiff::SignedDuration::try_from(stop_before).unwrap_or(seconds(25));
-    let latest = expires.saturating_sub(seconds(30).max(stop_before.saturating_add(seconds(5)))).unwrap_or(expires);
-    wanted.max(soonest).min(latest)
+/// When credentials are renewed: this long before they end (half an hour usually) at the latest, and half of that sooner
+/// at the soonest, as `luck` (a random number from 0 to 1) has it, for machines that booted together must not renew
+/// together. But not within five minutes from now, and half a minute before they end at the latest, and some seconds
+/// before the worker would be stopped because they weren't: where they last no longer, it is in the first half of what
+/// that leaves.
+pub fn renewal_time(
+    now: Timestamp,
+    expires: Timestamp,
+    before: Duration,
+    stop_before: Duration,
+    luck: f64,
+) -> Timestamp {
+    let seconds = |seconds| SignedDuration::from_secs(seconds);
+    let ahead = |by: SignedDuration| expires.saturating_sub(by).unwrap_or(expires);
+    let before = SignedDuration::try_from(before).unwrap_or(seconds(30 * 60));
+    let latest = last_renewal(expires, stop_before);
+    let soonest = now.saturating_add(seconds(5 * 60)).unwrap_or(now).min(latest);
+    let mut end = ahead(before).min(latest);
+    if end <= soonest {
+        end = soonest.saturating_add(latest.duration_since(soonest) / 2).unwrap_or(soonest);
+    }
+    let begin = end.saturating_sub(before / 2).unwrap_or(end).max(soonest);
+    begin.saturating_add(end.duration_since(begin).mul_f64(luck)).unwrap_or(begin)
+}
+
+/// The last moment at which renewing is of use: half a minute before the credentials end, and some seconds before the worker
+/// is stopped because they weren't renewed.
+pub fn last_renewal(expires: Timestamp, stop_before: Duration) -> Timestamp {
+    let stop_before = SignedDuration::try_from(stop_before).unwrap_or(SignedDuration::from_secs(25));
+    let before = SignedDuration::from_secs(30).max(stop_before.saturating_add(SignedDuration::from_secs(5)));
+    expires.saturating_sub(before).unwrap_or(expires)
 }
 
 #[cfg(test)]
@@ -142,8 +162,9 @@ mod tests {
 
     #[test]
     fn renewal_comes_before_the_worker_would_be_stopped() {
-        let time = renewal_time(at(0), at(7200), HALF_AN_HOUR, Duration::from_secs(3600));
+        let time = renewal_time(at(0), at(7200), HALF_AN_HOUR, Duration::from_secs(3600), 1.0);
         assert_eq!(time, at(3595));
+        assert_eq!(renewal_time(at(0), at(7200), HALF_AN_HOUR, Duration::from_secs(3600), 0.0), at(2695));
     }
 
     fn at(second: i64) -> Timestamp {
@@ -152,16 +173,29 @@ mod tests {
 
     #[test]
     fn renewal_is_early_but_not_at_once_and_never_too_late() {
-        let table = [(0, 96 * 3600, 96 * 3600 - 1800), (0, 1800, 300), (0, 400, 300), (0, 320, 290), (0, 10, -20)];
-        for (now, expires, expected) in table {
-            assert_eq!(renewal_time(at(now), at(expires), HALF_AN_HOUR, STOP), at(expected), "{expires}");
+        let table = [
+            (96 * 3600, 96 * 3600 - 2700, 96 * 3600 - 1800),
+            (1800, 300, 1035),
+            (400, 300, 335),
+            (320, 290, 290),
+            (10, -20, -20),
+        ];
+        for (expires, soonest, latest) in table {
+            for (luck, expected) in [(0.0, soonest), (0.5, i64::midpoint(soonest, latest)), (1.0, latest)] {
+                let time = renewal_time(at(0), at(expires), HALF_AN_HOUR, STOP, luck);
+                assert_eq!(time.as_second(), expected, "{expires} {luck}");
+            }
         }
     }
 
     proptest! {
         #[test]
-        fn renewal_is_always_half_a_minute_before_the_end(now in 0i64..4_000_000_000, life in 0i64..400_000_000) {
-            let time = renewal_time(at(now), at(now + life), HALF_AN_HOUR, STOP);
+        fn renewal_is_always_half_a_minute_before_the_end(
+            now in 0i64..4_000_000_000,
+            life in 0i64..400_000_000,
+            luck in 0.0..1.0,
+        ) {
+            let time = renewal_time(at(now), at(now + life), HALF_AN_HOUR, STOP, luck);
             prop_assert!(time <= at(now + life - 30));
             prop_assert!(time >= at(now + 300) || time == at(now + life - 30));
         }

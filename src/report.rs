@@ -1,15 +1,17 @@
 //! Telling worker-manager of errors. What is told becomes public, so nothing secret is part of it, and nothing is told
 //! twice within an hour, whoever starts us how often: what was told is noted in a file, as hashes.
 
+use crate::hash::hex;
+use crate::json::object;
 use crate::layer::{Layer, REDACTED};
 use crate::private_file::{self, Durability};
 use crate::run_state::{Admitted, RunState};
 use crate::runner_config::settings::ReportSettings;
 use jiff::Timestamp;
+use ring::digest;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +19,7 @@ use std::time::Duration;
 use taskcluster_api::{
     ApiError, Client, Credentials, Failure, ReportWorkerError, RetryPolicy, WorkerManager, WorkerName,
 };
+use worker_protocol::line::MAX_MESSAGE;
 
 /// A string of a secret that is shorter than this may be any word, and is no secret by itself.
 const SHORTEST_SECRET: usize = 8;
@@ -114,8 +117,8 @@ impl Reporter {
 
 fn failure_of(report: &ReportWorkerError) -> String {
     let description = report.description.split(LAST_LINES).next().unwrap_or_default();
-    let hash = Sha256::digest([&*report.kind, &*report.title, description].join("\n"));
-    hash.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    let text = [&*report.kind, &*report.title, description].join("\n");
+    hex(&digest::digest(&digest::SHA256, text.as_bytes()))
 }
 
 /// Knows the secrets of a run, and takes them out of what becomes public.
@@ -171,21 +174,19 @@ impl Redactor {
     }
 
     fn learn_text(&mut self, text: &str) {
-        // Of a text of several lines any line may turn up by itself.
-        for part in [text].into_iter().chain(text.lines().map(str::trim)) {
-            let known = |secret: &SecretString| secret.expose_secret() == part;
-            if part.len() >= SHORTEST_SECRET && !self.0.iter().any(known) {
-                self.0.push(part.into());
-            }
-        }
+        // Of a text of several lines any line may turn up by itself. What is longer than a message is in none.
+        let parts = [text].into_iter().chain(text.lines().map(str::trim));
+        self.0
+            .extend(parts.filter(|part| (SHORTEST_SECRET..=MAX_MESSAGE).contains(&part.len())).map(SecretString::from));
         // The longest first: one may be part of another.
-        self.0.sort_by_key(|secret| std::cmp::Reverse(secret.expose_secret().len()));
+        self.0.sort_unstable_by(|a, b| rank(a).cmp(&rank(b)));
+        self.0.dedup_by(|a, b| rank(a) == rank(b));
     }
 
     /// The report without secrets.
     pub fn report(&self, report: ReportWorkerError) -> ReportWorkerError {
         let ReportWorkerError { kind, title, description, extra } = report;
-        let extra = extra.into_iter().map(|(key, value)| (self.text(&key), self.value(value))).collect();
+        let extra = object(extra.into_iter().map(|(key, value)| (self.text(&key), self.value(value))));
         ReportWorkerError {
             kind: self.text(&kind),
             title: self.text(&title),
@@ -207,11 +208,17 @@ impl Redactor {
             Value::String(text) => self.text(&text).into(),
             Value::Array(elements) => elements.into_iter().map(|element| self.value(element)).collect(),
             Value::Object(members) => {
-                members.into_iter().map(|(key, value)| (self.text(&key), self.value(value))).collect()
+                object(members.into_iter().map(|(key, value)| (self.text(&key), self.value(value)))).into()
             }
             Value::Null | Value::Bool(_) | Value::Number(_) => value,
         }
     }
+}
+
+/// By length, the longest first, then by text.
+fn rank(secret: &SecretString) -> (std::cmp::Reverse<usize>, &str) {
+    let text = secret.expose_secret();
+    (std::cmp::Reverse(text.len()), text)
 }
 
 #[cfg(test)]
@@ -230,10 +237,12 @@ mod tests {
         };
         redactor.learn(&credentials, Some(&"canary-token-and-more".into()));
         redactor.learn_value(&json!({"a": ["canary-in-a-list", "short"], "key": "first line\ncanary-second-line\n"}));
+        // However long it is.
+        redactor.learn_text(&(0..50_000).fold(String::new(), |text, line| text + &format!("canary-line-{line:06}\n")));
         let report = ReportWorkerError {
             kind: "worker-failed".into(),
             title: "it said canary-token-and-more, worker/1".into(),
-            description: format!("{certificate} canary-signature canary-second-line short"),
+            description: format!("{certificate} canary-signature canary-second-line short canary-line-000007"),
             extra: json!({"x": {"canary-in-a-list": ["<canary-token>", 5]}}).as_object().cloned().unwrap(),
         };
         let public = redactor.report(report);

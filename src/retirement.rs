@@ -70,18 +70,9 @@ pub async fn reboot() -> bool {
 }
 
 async fn run_shutdown(then: Shutdown) -> io::Result<()> {
-    let mut command = platform::shutdown_command(then)?;
-    let status = tokio::task::spawn_blocking(move || command.status());
-    let Ok(status) = tokio::time::timeout(PATIENCE, status).await else {
-        return Err(io::Error::other(format!("shutdown does not end within {} s", PATIENCE.as_secs())));
-    };
-    match status.map_err(io::Error::other)? {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(io::Error::other(format!("shutdown ended with {status}"))),
-        // Beside a worker every ended child is cleared away.
-        Err(error) if error.raw_os_error() == Some(platform::NO_CHILD) => {
-            Err(io::Error::other("how shutdown ended is not known"))
-        }
-        Err(error) => Err(error),
+    let ordered = tokio::task::spawn_blocking(move || platform::shut_down(then));
+    match tokio::time::timeout(PATIENCE, ordered).await {
+        Ok(ordered) => ordered.map_err(io::Error::other)?,
+        Err(_) => Err(io::Error::other(format!("shutdown does not end within {} s", PATIENCE.as_secs()))),
     }
 }

@@ -7,11 +7,12 @@ use crate::cache::Kept;
 use crate::conclusion::{self, End};
 use crate::error::RunError;
 use crate::logging::LogStream;
-use crate::platform::InitWord;
+use crate::platform::{KeepAlive, ServiceManager, Word};
 use crate::provider::metadata_http::MetadataService;
 use crate::restart::Restarts;
 use crate::supervise::{Request, StopSignals};
-use crate::{VERSION, platform, runner_config};
+use crate::{VERSION, runner_config};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,6 +28,29 @@ pub struct RunOptions {
     pub runner_config: PathBuf,
     /// Where a cloud's metadata service is.
     pub metadata_service: MetadataService,
+    /// Who started us.
+    pub manager: ServiceManager,
+    /// When we began.
+    pub began: Instant,
+}
+
+/// Runs a worker on this machine, on this thread: one is enough, and what is bound to the thread that starts the worker
+/// lives as long as we do. The answer is as that of [`run`].
+///
+/// # Errors
+/// As [`run`], and a bug of ours.
+pub fn boot(options: RunOptions, log: &LogStream) -> Result<u8, RunError> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().on_thread_park({
+        // From the first moment on in which there is nothing else to do: mostly the first answer is waited for then.
+        let log = log.clone();
+        move || log.begin_writing()
+    });
+    let runtime = runtime.build().map_err(RunError::System)?;
+    let result = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(run(options, log.clone()))));
+    // A thread that hangs on a disk or a name server doesn't keep us.
+    runtime.shutdown_background();
+    result.unwrap_or(Err(RunError::Bug))
 }
 
 /// Runs a worker on this machine. The answer is the exit code that tells of the worker's end.
@@ -35,17 +59,17 @@ pub struct RunOptions {
 /// Our own failure before the machine was registered. A later one is logged and reported, the machine is retired where
 /// a cloud made it, and the answer is that failure's exit code.
 pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
-    let mut signals = StopSignals::listen().map_err(RunError::System)?;
+    let mut signals = options.manager.signals().map_err(RunError::System)?;
     tracing::info!("start-worker {VERSION}");
     let config = runner_config::load(&options.runner_config)?.require()?;
     runner_config::tighten(&options.runner_config);
     let boot = Arc::new(Boot::of(config, &options)?);
-    let _alive = KeepAlive::begin();
+    let _alive = KeepAlive::begin(&boot.manager);
     let mut restarts = Restarts::begin(&boot.config.settings.restart, Instant::now());
     let (mut kept, mut restarted) = (None, false);
     loop {
-        platform::tell_init(InitWord::Status("learning who this machine is"));
-        let mut admitting = std::pin::pin!(boot.admit(kept.take()));
+        boot.manager.tell(Word::Status("learning who this machine is"));
+        let mut admitting = Box::pin(boot.admit(kept.take()));
         let admitted = tokio::select! {
             admitted = &mut admitting => admitted,
             // There is no worker to drain, and there need not be one.
@@ -60,28 +84,34 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
             Ok(Admission::Run(kept, client)) => work(&boot, kept, client, &log, signals).await,
             Ok(Admission::Lost(kept, client, error)) => Some(End::of_failure(&boot, &error, kept, client)),
             Ok(Admission::Retiring(tombstone)) => {
-                return Ok(conclusion::go_on_retiring(&boot, tombstone, signals).await);
+                return Ok(Box::pin(conclusion::go_on_retiring(&boot, tombstone, signals)).await);
             }
             Err(error) if restarted => {
                 tracing::error!("{}", error.report());
-                match wait_for_restart(&mut restarts, &mut signals).await {
-                    Wait::Over => continue,
+                match wait_for_restart(&boot, &mut restarts, &mut signals).await {
+                    Wait::Over => {
+                        boot.stages.begin_again();
+                        continue;
+                    }
                     Wait::Told | Wait::TooMany => return Ok(error.stage().exit_code()),
                 }
             }
-            Err(error) => return conclusion::never_registered(&boot, error, signals).await,
+            Err(error) => return Box::pin(conclusion::never_registered(&boot, error, signals)).await,
         };
         let Some(end) = end else {
             tracing::info!("told to stop before the worker was started: leaving the machine as it is");
             return Ok(TOLD_TO_STOP);
         };
         let code = end.exit_code;
-        let Some(mut again) = conclusion::conclude(&boot, end).await else { return Ok(code) };
-        match wait_for_restart(&mut restarts, &mut again.signals).await {
-            Wait::Over => (kept, signals, restarted) = (Some(again.kept), again.signals, true),
+        let Some(mut again) = Box::pin(conclusion::conclude(&boot, end)).await else { return Ok(code) };
+        match wait_for_restart(&boot, &mut restarts, &mut again.signals).await {
+            Wait::Over => {
+                boot.stages.begin_again();
+                (kept, signals, restarted) = (Some(again.kept), again.signals, true);
+            }
             Wait::Told => return Ok(code),
             Wait::TooMany => {
-                conclusion::give_up(&boot, again).await;
+                Box::pin(conclusion::give_up(&boot, again)).await;
                 return Ok(code);
             }
         }
@@ -98,13 +128,13 @@ enum Wait {
     TooMany,
 }
 
-async fn wait_for_restart(restarts: &mut Restarts, signals: &mut StopSignals) -> Wait {
+async fn wait_for_restart(boot: &Boot, restarts: &mut Restarts, signals: &mut StopSignals) -> Wait {
     let Some(pause) = restarts.next(Instant::now(), fastrand::f64()) else {
         tracing::error!("the worker was started too often lately: it is not started again");
         return Wait::TooMany;
     };
     tracing::info!("starting the worker again in {:.1} s", pause.as_secs_f32());
-    platform::tell_init(InitWord::Status("waiting to start the worker again"));
+    boot.manager.tell(Word::Status("waiting to start the worker again"));
     tokio::select! {
         () = tokio::time::sleep(pause) => Wait::Over,
         () = signals.told_to_stop() => {
@@ -130,30 +160,5 @@ async fn work(boot: &Arc<Boot>, kept: Kept, client: Client, log: &LogStream, sig
         Ok(Work::ToldTo(Request::Drain)) => Some(End::of_drain(boot, kept, client)),
         Ok(Work::ToldTo(Request::Stop)) => None,
         Err(error) => Some(End::of_failure(boot, &error, kept, client)),
-    }
-}
-
-/// Tells the init system that we are alive, for as long as it lives, where the init system asks for that.
-struct KeepAlive(Option<tokio::task::JoinHandle<()>>);
-
-impl KeepAlive {
-    fn begin() -> Self {
-        Self(platform::watchdog_interval().map(|interval| {
-            tokio::spawn(async move {
-                loop {
-                    platform::tell_init(InitWord::Alive);
-                    tokio::time::sleep(interval).await;
-                }
-            })
-        }))
-    }
-}
-
-impl Drop for KeepAlive {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
-        platform::tell_init(InitWord::Stopping);
     }
 }

@@ -1,10 +1,12 @@
 //! docker-worker: a Node.js program in a folder, configured by the file that `DOCKER_WORKER_CONFIG` names.
 
-use super::process::{Process, ProcessSpec};
-use super::{Driver, DriverError, Habits, Started, Worker, facts, location, require_program, write_config};
+use super::process::{self, Process, ProcessSpec};
+use super::{Driver, DriverError, Habits, StartTerms, Started, Worker, facts, location, require_program, write_config};
+use crate::json::object;
 use crate::layer::{Layer, Source};
 use crate::platform;
 use crate::run_state::{Admitted, RunState};
+use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -34,6 +36,7 @@ impl DockerWorker {
     }
 }
 
+#[async_trait]
 impl Driver for DockerWorker {
     fn config_key(&self) -> &'static str {
         "dockerWorker"
@@ -63,25 +66,31 @@ impl Driver for DockerWorker {
             ("accessToken", Some(credentials.access_token.expose_secret())),
             ("certificate", credentials.certificate.as_ref().map(taskcluster_api::ExposeSecret::expose_secret)),
         ]);
-        let secret = [("taskcluster".to_owned(), Value::Object(secret))].into_iter().collect();
+        let secret = object([("taskcluster", Value::Object(secret))]);
         vec![Layer { source: Source::Driver, config }, Layer { source: Source::Credentials, config: secret }]
     }
 
     fn habits(&self, _run: &RunState) -> Habits {
-        Habits { drains_on_interrupt: false, asks_whether_wanted: false, leaves_reboots_to_others: false }
+        Habits {
+            drains_on_interrupt: false,
+            heeds_termination: process::TERMINATION_IS_GENTLE,
+            ends_with_its_output: false,
+            asks_whether_wanted: false,
+            leaves_reboots_to_others: false,
+        }
     }
 
     fn preflight(&self) -> Result<(), DriverError> {
         self.command().map(|_| ())
     }
 
-    fn start(&self, run: &RunState, oom_score_adj: Option<&str>) -> Result<Started, DriverError> {
-        write_config(&self.config_path, &run.worker_config(&self.layers(&run.admitted)))?;
+    async fn start(&self, run: &RunState, terms: &StartTerms<'_>) -> Result<Started, DriverError> {
+        write_config(&self.config_path, &run.worker_config(&self.layers(&run.admitted)), &[])?;
         let (program, mut arguments) = self.command()?;
         arguments.extend(["--host", "worker-runner", "production"].map(OsString::from));
         let environment = vec![("DOCKER_WORKER_CONFIG".into(), self.config_path.clone().into())];
-        let oom_score_adj = oom_score_adj.map(str::to_owned);
-        let spec = ProcessSpec { program, arguments, environment, oom_score_adj };
+        let oom_score_adj = terms.oom_score_adj.map(str::to_owned);
+        let spec = ProcessSpec { program, arguments, environment, oom_score_adj, crosses_sessions: false };
         let (process, streams) =
             Process::spawn(&spec).map_err(|source| DriverError::Spawn { path: spec.program.clone(), source })?;
         Ok(Started::Worker(Box::new(Worker { process, streams })))

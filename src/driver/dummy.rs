@@ -1,8 +1,9 @@
 //! No worker at all: prints what one would be told, secrets redacted, and is done.
 
-use super::{Driver, DriverError, Habits, Started};
+use super::{Driver, DriverError, Habits, StartTerms, Started};
 use crate::layer::{Layer, REDACTED};
 use crate::run_state::{Admitted, RunState};
+use async_trait::async_trait;
 use serde_json::json;
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::path::Path;
 /// No worker.
 pub struct Dummy;
 
+#[async_trait]
 impl Driver for Dummy {
     fn config_key(&self) -> &'static str {
         "dummy"
@@ -21,14 +23,20 @@ impl Driver for Dummy {
     }
 
     fn habits(&self, _run: &RunState) -> Habits {
-        Habits { drains_on_interrupt: false, asks_whether_wanted: false, leaves_reboots_to_others: false }
+        Habits {
+            drains_on_interrupt: false,
+            heeds_termination: false,
+            ends_with_its_output: false,
+            asks_whether_wanted: false,
+            leaves_reboots_to_others: false,
+        }
     }
 
     fn preflight(&self) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn start(&self, run: &RunState, _oom_score_adj: Option<&str>) -> Result<Started, DriverError> {
+    async fn start(&self, run: &RunState, _terms: &StartTerms<'_>) -> Result<Started, DriverError> {
         let admitted = &run.admitted;
         let state = json!({
             "identity": admitted.identity,

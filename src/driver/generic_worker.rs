@@ -1,12 +1,20 @@
 //! generic-worker: `<path> run --config <configPath> --with-worker-runner`, configured by one JSON file.
 
-use super::process::{Process, ProcessSpec};
-use super::{Driver, DriverError, Habits, Started, Worker, facts, location, require_program, resolve, write_config};
+#[cfg(windows)]
+use super::process::ServiceSpec;
+use super::process::{self, Process, ProcessSpec};
+use super::{
+    Driver, DriverError, Habits, StartTerms, Started, Worker, facts, location, require_program, resolve, write_config,
+};
 use crate::layer::{Layer, Source};
+use crate::platform;
 use crate::run_state::{Admitted, RunState};
+use async_trait::async_trait;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use taskcluster_api::ExposeSecret;
+#[cfg(windows)]
+use windows_service::service::ServiceAccess;
 
 const CONFIG_KEY: &str = "genericWorker";
 
@@ -16,9 +24,12 @@ pub struct GenericWorker {
     config_path: PathBuf,
 }
 
-/// generic-worker as a Windows service.
+/// generic-worker as a Windows service, or rather as a wrapper's child, which is one.
 pub struct Service {
     name: String,
+    #[cfg_attr(not(windows), expect(dead_code, reason = "there are no such services here"))]
+    protocol_pipe: String,
+    #[cfg_attr(not(windows), expect(dead_code, reason = "there are no such services here"))]
     config_path: PathBuf,
 }
 
@@ -29,11 +40,12 @@ impl GenericWorker {
 }
 
 impl Service {
-    pub fn new(name: String, config_path: PathBuf) -> Self {
-        Self { name, config_path }
+    pub fn new(name: String, protocol_pipe: String, config_path: PathBuf) -> Self {
+        Self { name, protocol_pipe, config_path }
     }
 }
 
+#[async_trait]
 impl Driver for GenericWorker {
     fn config_key(&self) -> &'static str {
         CONFIG_KEY
@@ -51,8 +63,9 @@ impl Driver for GenericWorker {
         require_program(&resolve(&self.path))
     }
 
-    fn start(&self, run: &RunState, oom_score_adj: Option<&str>) -> Result<Started, DriverError> {
-        write_config(&self.config_path, &run.worker_config(&self.layers(&run.admitted)))?;
+    async fn start(&self, run: &RunState, terms: &StartTerms<'_>) -> Result<Started, DriverError> {
+        let config = run.worker_config(&self.layers(&run.admitted));
+        write_config(&self.config_path, &config, &[])?;
         let spec = ProcessSpec {
             program: resolve(&self.path),
             arguments: vec![
@@ -62,7 +75,8 @@ impl Driver for GenericWorker {
                 "--with-worker-runner".into(),
             ],
             environment: Vec::new(),
-            oom_score_adj: oom_score_adj.map(str::to_owned),
+            oom_score_adj: terms.oom_score_adj.map(str::to_owned),
+            crosses_sessions: platform::is_session_of_services() && !tasks_stay(&config.to_value()),
         };
         let (process, streams) =
             Process::spawn(&spec).map_err(|source| DriverError::Spawn { path: self.path.clone(), source })?;
@@ -70,6 +84,7 @@ impl Driver for GenericWorker {
     }
 }
 
+#[async_trait]
 impl Driver for Service {
     fn config_key(&self) -> &'static str {
         CONFIG_KEY
@@ -80,24 +95,64 @@ impl Driver for Service {
     }
 
     fn habits(&self, run: &RunState) -> Habits {
-        habits(run, &self.layers(&run.admitted))
+        Habits {
+            // It has a console of its own, if any; and the service manager's stop is what its wrapper makes of it.
+            drains_on_interrupt: false,
+            heeds_termination: true,
+            ends_with_its_output: true,
+            ..habits(run, &self.layers(&run.admitted))
+        }
     }
 
+    #[cfg(windows)]
     fn preflight(&self) -> Result<(), DriverError> {
-        Err(DriverError::Service(self.name.clone()))
+        // All that the start takes: what we may not is found before the machine registers.
+        process::find_service(&self.name, process::SERVICE_RIGHTS).map(drop).map_err(DriverError::from)
     }
 
-    fn start(&self, _run: &RunState, _oom_score_adj: Option<&str>) -> Result<Started, DriverError> {
-        let _ = &self.config_path;
-        Err(DriverError::Service(self.name.clone()))
+    #[cfg(not(windows))]
+    fn preflight(&self) -> Result<(), DriverError> {
+        Err(DriverError::NoServices(self.name.clone()))
     }
+
+    #[cfg(windows)]
+    async fn start(&self, run: &RunState, terms: &StartTerms<'_>) -> Result<Started, DriverError> {
+        let readers = {
+            let service = process::find_service(&self.name, ServiceAccess::QUERY_CONFIG)?;
+            process::service_account(&service)
+                .map_err(|source| DriverError::Config { path: self.config_path.clone(), source })?
+        };
+        write_config(&self.config_path, &run.worker_config(&self.layers(&run.admitted)), &readers)?;
+        let spec = ServiceSpec {
+            name: self.name.clone(),
+            protocol_pipe: self.protocol_pipe.clone(),
+            stops_within: terms.settings.stop.grace,
+            connects_within: terms.settings.protocol.hello_timeout,
+        };
+        let (process, streams) = Process::start_service(&spec).await?;
+        Ok(Started::Worker(Box::new(Worker { process, streams })))
+    }
+
+    #[cfg(not(windows))]
+    async fn start(&self, _run: &RunState, _terms: &StartTerms<'_>) -> Result<Started, DriverError> {
+        Err(DriverError::NoServices(self.name.clone()))
+    }
+}
+
+/// Whether tasks run in the worker's own session. Others run in that of the user who is logged in for them.
+///
+/// Source: generic-worker's documentation of `headlessTasks` and `runTasksAsCurrentUser`.
+fn tasks_stay(config: &Value) -> bool {
+    ["headlessTasks", "runTasksAsCurrentUser"].iter().any(|key| config.get(key) == Some(&Value::Bool(true)))
 }
 
 /// Source: generic-worker's documentation of its signals, its exit codes and `disableReboots`.
 fn habits(run: &RunState, layers: &[Layer]) -> Habits {
     let config = run.worker_config(layers).to_value();
     Habits {
-        drains_on_interrupt: cfg!(unix),
+        drains_on_interrupt: process::can_interrupt(),
+        heeds_termination: process::TERMINATION_IS_GENTLE,
+        ends_with_its_output: false,
         asks_whether_wanted: true,
         leaves_reboots_to_others: config.get("disableReboots") == Some(&Value::Bool(true)),
     }

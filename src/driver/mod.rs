@@ -5,11 +5,13 @@ mod dummy;
 mod generic_worker;
 pub mod process;
 
+use crate::json::object;
 use crate::layer::{Layer, Merged};
-use crate::platform::{self, Access};
+use crate::platform::{self, Access, Sid};
 use crate::private_file::{self, Durability};
 use crate::run_state::{Admitted, RunState};
-use crate::runner_config::{GenericWorkerStart, WorkerConfig};
+use crate::runner_config::{GenericWorkerStart, Settings, WorkerConfig};
+use async_trait::async_trait;
 use process::{Process, Streams};
 use serde_json::{Map, Value};
 use std::io;
@@ -21,6 +23,14 @@ pub struct Worker {
     pub process: Process,
     /// Its standard streams.
     pub streams: Streams,
+}
+
+/// What a worker is started with, beside its configuration.
+pub struct StartTerms<'a> {
+    /// What its `oom_score_adj` is set back to.
+    pub oom_score_adj: Option<&'a str>,
+    /// How start-worker behaves.
+    pub settings: &'a Settings,
 }
 
 /// What became of a start.
@@ -64,16 +74,25 @@ pub enum DriverError {
         #[source]
         source: io::Error,
     },
+    /// The worker's service can't be started.
+    #[cfg(windows)]
+    #[error(transparent)]
+    Service(#[from] process::ServiceError),
     /// Not on this system.
-    #[error("a worker cannot be started as the service {0} here")]
-    Service(String),
+    #[cfg(not(windows))]
+    #[error("a worker can be a service on Windows only, and `{0}` is one")]
+    NoServices(String),
 }
 
 /// What a kind of worker does by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Habits {
-    /// SIGINT makes it finish its tasks and end.
+    /// SIGINT, or `CTRL_BREAK` on a console, makes it finish its tasks and end.
     pub drains_on_interrupt: bool,
+    /// SIGTERM, or the service manager's stop, makes it end in order. Where it doesn't there is only the end by force.
+    pub heeds_termination: bool,
+    /// It writes for as long as it lives: a closed output is lost contact.
+    pub ends_with_its_output: bool,
     /// It asks worker-manager whether it is still wanted.
     pub asks_whether_wanted: bool,
     /// After 67 neither it nor we reboot the machine, but somebody else.
@@ -81,6 +100,7 @@ pub struct Habits {
 }
 
 /// One kind of worker. All methods are required.
+#[async_trait]
 pub trait Driver: Send + Sync {
     /// The key under which a worker pool's configuration for this worker stands.
     fn config_key(&self) -> &'static str;
@@ -100,8 +120,8 @@ pub trait Driver: Send + Sync {
     /// Writes the worker's configuration and starts it.
     ///
     /// # Errors
-    /// Why that can't be done; then no process is left.
-    fn start(&self, run: &RunState, oom_score_adj: Option<&str>) -> Result<Started, DriverError>;
+    /// Why that can't be done; then no process is left. Nor is one where nobody waits for it any more.
+    async fn start(&self, run: &RunState, terms: &StartTerms<'_>) -> Result<Started, DriverError>;
 }
 
 /// The driver that the config names.
@@ -110,8 +130,8 @@ pub fn build(config: &WorkerConfig) -> Box<dyn Driver> {
         WorkerConfig::GenericWorker { start: GenericWorkerStart::Path(path), config_path } => {
             Box::new(generic_worker::GenericWorker::new(path, config_path))
         }
-        WorkerConfig::GenericWorker { start: GenericWorkerStart::Service { name, .. }, config_path } => {
-            Box::new(generic_worker::Service::new(name, config_path))
+        WorkerConfig::GenericWorker { start: GenericWorkerStart::Service { name, protocol_pipe }, config_path } => {
+            Box::new(generic_worker::Service::new(name, protocol_pipe, config_path))
         }
         WorkerConfig::DockerWorker { path, config_path } => {
             Box::new(docker_worker::DockerWorker::new(path, config_path))
@@ -122,6 +142,9 @@ pub fn build(config: &WorkerConfig) -> Box<dyn Driver> {
 
 /// The program that a path means: a bare name is looked for on `PATH`, as the Go program does.
 fn resolve(path: &Path) -> PathBuf {
+    if let Some(program) = platform::with_extension(path) {
+        return program;
+    }
     let is_bare = path.components().count() == 1 && path.file_name() == Some(path.as_os_str());
     let found = path.to_str().filter(|_| is_bare).and_then(platform::find_program);
     found.unwrap_or_else(|| path.to_owned())
@@ -132,21 +155,20 @@ fn require_program(path: &Path) -> Result<(), DriverError> {
     platform::access(path, Access::Execute).map_err(|source| DriverError::Program { path: path.to_owned(), source })
 }
 
-/// Writes the merged configuration where the worker reads it, private from its first byte.
-fn write_config(path: &Path, config: &Merged) -> Result<(), DriverError> {
+/// Writes the merged configuration where the worker reads it, private from its first byte, for these accounts to read too.
+fn write_config(path: &Path, config: &Merged, readers: &[Sid]) -> Result<(), DriverError> {
     let failed = |source| DriverError::Config { path: path.to_owned(), source };
     let text = serde_json::to_vec_pretty(&config.to_value()).map_err(|error| failed(error.into()))?;
-    private_file::write(path, &text, Durability::Fleeting).map_err(failed)
+    private_file::write_for(path, &text, Durability::Fleeting, readers).map_err(failed)
 }
 
 /// Those of these facts that are known, as strings.
 fn facts<'a>(facts: impl IntoIterator<Item = (&'static str, Option<&'a str>)>) -> Map<String, Value> {
-    facts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))).collect()
+    object(facts.into_iter().filter_map(|(key, value)| Some((key, value?.into()))))
 }
 
 /// A string that holds JSON, as both workers want their location.
 fn location(admitted: &Admitted) -> String {
-    let location: Map<String, Value> =
-        admitted.identity.location.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
-    Value::Object(location).to_string()
+    let location = admitted.identity.location.iter().map(|(key, value)| (key, value.as_str().into()));
+    Value::Object(object(location)).to_string()
 }

@@ -3,10 +3,11 @@
 //! The folder is new and ours, its names are checked before anything is written, and links are made last and then
 //! resolved by the operating system: so nothing is ever written through a link.
 
-use crate::platform;
+use super::names;
+use crate::platform::{self, Privacy};
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Cursor, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Component, Path, PathBuf};
 use zip::ZipArchive;
 use zip::read::ZipFile;
@@ -41,15 +42,20 @@ const FOLDER_MODE: u32 = 0o755;
 const TYPE_BITS: u32 = 0o170_000;
 const TYPE_LINK: u32 = 0o120_000;
 
-/// Unpacks an archive into `folder`, which must not exist. `mode` is for entries that name none.
+/// Unpacks an archive into `folder`, which must not exist. `mode` is for entries that name none, and `privacy` is that
+/// of all that it holds, where modes mean nothing.
 ///
 /// # Errors
 /// What is wrong, with the entry's name. The caller takes away what was written.
-pub fn unpack(content: &[u8], folder: &Path, mode: u32, limits: Limits) -> Result<FolderModes, String> {
-    let mut archive =
-        ZipArchive::new(Cursor::new(content)).map_err(|error| format!("it is no zip archive: {error}"))?;
+pub fn unpack(
+    content: impl Read + Seek,
+    folder: &Path,
+    (mode, privacy): (u32, Privacy),
+    limits: Limits,
+) -> Result<FolderModes, String> {
+    let mut archive = ZipArchive::new(content).map_err(|error| format!("it is no zip archive: {error}"))?;
     let Plan { entries, links } = plan(&mut archive, limits)?;
-    platform::make_private_folder(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    platform::make_folder(folder, privacy).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
     let mut budget = limits.unpacked;
     let mut folders = FolderModes::new();
     for (index, path, kind) in entries {
@@ -65,7 +71,7 @@ pub fn unpack(content: &[u8], folder: &Path, mode: u32, limits: Limits) -> Resul
             }
             Kind::File => {
                 platform::make_folders(platform::folder_of(&target)).map_err(failed)?;
-                budget -= copy(&mut entry, &target, budget).map_err(failed)?;
+                budget -= copy(&mut entry, &target, budget, privacy).map_err(failed)?;
                 platform::set_mode(&target, mode_of(&entry).unwrap_or(mode)).map_err(failed)?;
             }
             Kind::Link => {}
@@ -93,7 +99,7 @@ struct Plan {
 }
 
 /// Looks at every entry's name, kind and claimed size, and at every link's target, before anything is written.
-fn plan(archive: &mut ZipArchive<Cursor<&[u8]>>, limits: Limits) -> Result<Plan, String> {
+fn plan(archive: &mut ZipArchive<impl Read + Seek>, limits: Limits) -> Result<Plan, String> {
     if archive.len() > limits.entries {
         return Err(format!("it has {} entries, more than {}", archive.len(), limits.entries));
     }
@@ -104,6 +110,9 @@ fn plan(archive: &mut ZipArchive<Cursor<&[u8]>>, limits: Limits) -> Result<Plan,
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(|error| format!("its entry number {index}: {error}"))?;
         let name = entry.name().map_err(|error| format!("its entry number {index}: {error}"))?.into_owned();
+        if let Some(problem) = name.split(['/', '\\']).find_map(names::problem_of_name).filter(|_| cfg!(windows)) {
+            return Err(format!("its entry {name:?} cannot be used: {problem}"));
+        }
         let path = inside(&name).ok_or_else(|| format!("its entry {name:?} would leave the folder"))?;
         if entry.encrypted() {
             return Err(format!("its entry {name:?} is encrypted"));
@@ -143,12 +152,12 @@ fn plan(archive: &mut ZipArchive<Cursor<&[u8]>>, limits: Limits) -> Result<Plan,
 }
 
 /// An entry's permission bits, where its archive has any: those made on Windows have none.
-fn mode_of(entry: &ZipFile<'_, Cursor<&[u8]>>) -> Option<u32> {
+fn mode_of(entry: &ZipFile<'_, impl Read>) -> Option<u32> {
     Some((entry.external_attributes() >> 16) & 0o7777).filter(|mode| *mode != 0)
 }
 
 /// A link's content is its target.
-fn link_target(archive: &mut ZipArchive<Cursor<&[u8]>>, index: usize) -> io::Result<String> {
+fn link_target(archive: &mut ZipArchive<impl Read + Seek>, index: usize) -> io::Result<String> {
     let mut target = String::new();
     archive.by_index(index)?.take(MAX_LINK).read_to_string(&mut target)?;
     Ok(target)
@@ -174,9 +183,9 @@ fn inside(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-fn copy(entry: &mut ZipFile<'_, Cursor<&[u8]>>, target: &Path, budget: u64) -> io::Result<u64> {
+fn copy(entry: &mut ZipFile<'_, impl Read>, target: &Path, budget: u64, privacy: Privacy) -> io::Result<u64> {
     // Private until it has its mode: the archive may be a secret's.
-    let mut file: File = platform::create_private(target)?;
+    let mut file: File = platform::create_file(target, privacy)?;
     let copied = io::copy(&mut entry.take(budget.saturating_add(1)), &mut file)?;
     if copied > budget { Err(io::Error::other(TOO_LARGE)) } else { Ok(copied) }
 }
@@ -224,6 +233,7 @@ fn unreadable(path: &Path, error: &zip::result::ZipError) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Limits, inside, stays_inside, unpack};
+    use crate::platform::Privacy;
     use proptest::prelude::*;
     use std::io::{Cursor, Write};
     use std::path::{Path, PathBuf};
@@ -241,7 +251,13 @@ mod tests {
     /// Unpacks within these limits and says what went wrong.
     fn within(content: &[u8], entries: usize, unpacked: u64) -> Result<(), String> {
         let folder = tempfile::tempdir().unwrap();
-        unpack(content, &folder.path().join("target"), 0o644, Limits { entries, unpacked }).map(drop)
+        unpack(
+            Cursor::new(content),
+            &folder.path().join("target"),
+            (0o644, Privacy::AsItsFolder),
+            Limits { entries, unpacked },
+        )
+        .map(drop)
     }
 
     #[test]
@@ -269,7 +285,8 @@ mod tests {
         zip.write_all(b"not so large").unwrap();
         let content = zip.finish().unwrap().into_inner();
         let folder = tempfile::tempdir().unwrap();
-        unpack(&content, &folder.path().join("target"), 0o644, Limits::POOL).unwrap();
+        unpack(Cursor::new(&content), &folder.path().join("target"), (0o644, Privacy::AsItsFolder), Limits::POOL)
+            .unwrap();
         assert_eq!(std::fs::read(folder.path().join("target/large")).unwrap(), b"not so large");
     }
 
@@ -284,7 +301,7 @@ mod tests {
                 content[at % length] = byte;
             }
             let folder = tempfile::tempdir().unwrap();
-            let _ = unpack(&content, &folder.path().join("target"), 0o644, Limits::POOL);
+            let _ = unpack(Cursor::new(&content), &folder.path().join("target"), (0o644, Privacy::AsItsFolder), Limits::POOL);
             let beside: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             prop_assert!(beside.iter().all(|name| name == "target"));
         }

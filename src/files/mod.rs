@@ -4,26 +4,24 @@
 //! What is already there and not ours stays.
 
 mod archive;
+mod content;
+mod names;
 mod stage;
 
-use base64::Engine;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use crate::hash::hex;
+use crate::platform::Privacy;
+use content::Content;
+use ring::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
-use std::io;
+use std::fmt;
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
+#[cfg(windows)]
+pub use names::problem_of_name;
 pub use stage::{place, sync};
-
-/// Padding may be there or not.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// The mode of a file that came from a secret, and of any other, where it doesn't say. The Go program writes
 /// 0777 less the umask, so scripts shipped this way run.
@@ -143,8 +141,14 @@ impl FileSpec {
         };
         let missing = |key: &str| format!("`{key}` is missing");
         let path = text("path")?.filter(|path| !path.is_empty()).ok_or_else(|| missing("path"))?;
+        if let Some(problem) = names::problem_of_path(&path).filter(|_| cfg!(windows)) {
+            return Err(format!("`path` cannot be used: {problem}"));
+        }
         let description = text("description")?.unwrap_or_default();
-        let content = text("content")?.ok_or_else(|| missing("content"))?;
+        let mut content = text("content")?.ok_or_else(|| missing("content"))?;
+        if content.bytes().any(|byte| byte.is_ascii_whitespace()) {
+            content.retain(|character| !character.is_ascii_whitespace());
+        }
         match text("encoding")?.as_deref() {
             Some("base64") => {}
             Some(_) => return Err("`encoding` must be `base64`".into()),
@@ -158,6 +162,9 @@ impl FileSpec {
         };
         let mode = text("mode")?.map(|mode| parse_mode(&mode)).transpose()?;
         let (owner, group) = (text("owner")?, text("group")?);
+        if cfg!(windows) && mode.is_some() {
+            tracing::debug!("the mode of {path} means nothing on Windows");
+        }
         let sha256 = text("sha256")?.map(|hash| hash.to_ascii_lowercase());
         if sha256.as_ref().is_some_and(|hash| hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit())) {
             return Err("`sha256` must be 64 hexadecimal digits".into());
@@ -170,38 +177,69 @@ impl FileSpec {
         self.mode.unwrap_or(if self.secret { SECRET_MODE } else { MODE })
     }
 
-    /// What of it is secret, as texts: nothing where the whole file isn't.
-    pub fn secret_texts(&self) -> Vec<String> {
+    /// Who may read it on a system where modes mean nothing.
+    const fn privacy(&self) -> Privacy {
+        if self.secret { Privacy::Private } else { Privacy::AsItsFolder }
+    }
+
+    /// What of it is secret, as texts: nothing where the whole file isn't. What is no text can't be told anyhow.
+    pub fn secret_texts(&self) -> Vec<Cow<'_, str>> {
         if !self.secret {
             return Vec::new();
         }
-        let decoded = self.decode().ok().and_then(|content| String::from_utf8(content).ok());
-        [self.content.clone()].into_iter().chain(decoded).collect()
-    }
-
-    /// The decoded content, verified.
-    fn decode(&self) -> Result<Vec<u8>, FilesError> {
-        let wrong = |problem: String| FilesError::Content { file: self.to_string(), problem };
-        let text: Cow<'_, [u8]> = if self.content.bytes().any(|byte| byte.is_ascii_whitespace()) {
-            self.content.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect()
-        } else {
-            self.content.as_bytes().into()
-        };
-        // base64's own errors name the offending byte, which is part of the content.
-        let content = BASE64.decode(&*text).map_err(|_| wrong("its content is no base64".into()))?;
-        if let Some(expected) = &self.sha256 {
-            let mut actual = String::with_capacity(64);
-            for byte in Sha256::digest(&content) {
-                let _ = write!(actual, "{byte:02x}");
-            }
-            if actual != *expected {
-                // The hash of a short secret is as good as the secret.
-                let actual = if self.secret { "another one" } else { actual.as_str() };
-                return Err(wrong(format!("its SHA-256 is {actual}, not {expected}")));
+        let (mut content, mut text, mut piece) = (self.content(), Vec::new(), vec![0; 64 * 1024]);
+        while let Ok(read @ 1..) = content.read(&mut piece) {
+            text.extend_from_slice(&piece[..read]);
+            if piece[..read].contains(&0) {
+                text = Vec::new();
+                break;
             }
         }
-        Ok(content)
+        [Cow::Borrowed(self.content.as_str())].into_iter().chain(String::from_utf8(text).map(Cow::Owned)).collect()
     }
+
+    /// The decoded content.
+    fn content(&self) -> Content<'_> {
+        Content::of(&self.content)
+    }
+
+    /// Writes the decoded content, verified: what is written before a mistake is found is of no use.
+    fn write_content(&self, out: &mut impl Write) -> Result<(), ContentError> {
+        let (mut content, mut hash) =
+            (self.content(), self.sha256.as_ref().map(|_| digest::Context::new(&digest::SHA256)));
+        let mut piece = vec![0; 64 * 1024];
+        loop {
+            let read =
+                content.read(&mut piece).map_err(|_| ContentError::Wrong("its content is no base64".to_owned()))?;
+            let Some(piece) = piece.get(..read).filter(|piece| !piece.is_empty()) else { break };
+            if let Some(hash) = &mut hash {
+                hash.update(piece);
+            }
+            out.write_all(piece).map_err(ContentError::Write)?;
+        }
+        let (Some(expected), Some(hash)) = (&self.sha256, hash) else { return Ok(()) };
+        let actual = hex(&hash.finish());
+        if actual != *expected {
+            // The hash of a short secret is as good as the secret.
+            let actual = if self.secret { "another one" } else { actual.as_str() };
+            return Err(ContentError::Wrong(format!("its SHA-256 is {actual}, not {expected}")));
+        }
+        Ok(())
+    }
+
+    /// That the content can't be used, and why.
+    fn wrong(&self, problem: String) -> FilesError {
+        FilesError::Content { file: self.to_string(), problem }
+    }
+}
+
+/// Why a content can't be written.
+#[derive(Debug)]
+enum ContentError {
+    /// It is not as it should be.
+    Wrong(String),
+    /// Something else took it badly.
+    Write(io::Error),
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {
@@ -241,19 +279,28 @@ mod tests {
         assert_eq!(FileSpec::read_list(json!({}), false).unwrap_err().to_string(), "it must be a list");
     }
 
+    fn decode(change: &Value) -> Result<Vec<u8>, String> {
+        let mut content = Vec::new();
+        match spec(change).unwrap()[0].write_content(&mut content) {
+            Ok(()) => Ok(content),
+            Err(ContentError::Wrong(problem)) => Err(problem),
+            Err(ContentError::Write(error)) => panic!("{error}"),
+        }
+    }
+
     #[test]
     fn base64_may_have_line_breaks_and_lack_padding() {
         for content in ["aGk=", "aG\nk=", "aG\r\nk", " aGk "] {
-            assert_eq!(spec(&json!({"content": content})).unwrap()[0].decode().unwrap(), b"hi");
+            assert_eq!(decode(&json!({"content": content})), Ok(b"hi".to_vec()));
         }
-        let error = spec(&json!({"content": "canary!"})).unwrap()[0].decode().unwrap_err();
-        assert_eq!(error.to_string(), "the file \"d\" (/p): its content is no base64");
+        assert_eq!(decode(&json!({"content": "canary!"})), Err("its content is no base64".to_owned()));
+        assert_eq!(decode(&json!({"content": ""})), Ok(Vec::new()));
     }
 
     #[test]
     fn a_wrong_hash_is_refused() {
         let hash = "8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4";
-        assert!(spec(&json!({"sha256": hash.to_uppercase()})).unwrap()[0].decode().is_ok());
-        assert!(spec(&json!({"sha256": "0".repeat(64)})).unwrap()[0].decode().is_err());
+        assert!(decode(&json!({"sha256": hash.to_uppercase()})).is_ok());
+        assert!(decode(&json!({"sha256": "0".repeat(64)})).is_err());
     }
 }

@@ -1,11 +1,11 @@
 //! Staging files beside their targets and moving them into place.
 
 use super::archive::{self, FolderModes, Limits};
-use super::{FileSpec, FilesError, Format};
+use super::{ContentError, FileSpec, FilesError, Format};
 use crate::platform;
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Something that is ready to be moved into place. Dropped before that, it takes its temporary files with it.
@@ -110,7 +110,6 @@ fn stage(index: usize, spec: &FileSpec) -> Result<Staged<'_>, FilesError> {
         let path = path.to_owned();
         move |source| FilesError::Write { file: spec.to_string(), action, path, source }
     };
-    let content = spec.decode()?;
     // A target that is a link to a folder means that folder.
     let to = match spec.format {
         Format::Zip if spec.path.is_dir() => fs::canonicalize(&spec.path).map_err(fail("resolve", &spec.path))?,
@@ -125,12 +124,21 @@ fn stage(index: usize, spec: &FileSpec) -> Result<Staged<'_>, FilesError> {
     platform::make_folders(folder).map_err(fail("make the folder", folder))?;
     let from = folder.join(format!(".start-worker-{index}.new"));
     discard(&from);
+    let unwritten = |error| match error {
+        ContentError::Wrong(problem) => spec.wrong(problem),
+        ContentError::Write(error) => fail("write", &spec.path)(error),
+    };
     let mut staged = Staged { spec, from, to, folders: FolderModes::new() };
     match spec.format {
-        Format::File => write_file(&staged.from, &content, spec).map_err(fail("write", &spec.path))?,
+        Format::File => {
+            write_file(&staged.from, spec).map_err(unwritten)?;
+            finish_file(&staged.from, spec).map_err(fail("write", &spec.path))?;
+        }
         Format::Zip => {
-            let wrong = |problem| FilesError::Content { file: spec.to_string(), problem };
-            staged.folders = archive::unpack(&content, &staged.from, spec.mode(), Limits::POOL).map_err(wrong)?;
+            // Nothing of an archive is unpacked that is not what it should be.
+            spec.write_content(&mut io::sink()).map_err(unwritten)?;
+            let unpacked = archive::unpack(spec.content(), &staged.from, (spec.mode(), spec.privacy()), Limits::POOL);
+            staged.folders = unpacked.map_err(|problem| spec.wrong(problem))?;
             if spec.owner.is_some() || spec.group.is_some() {
                 chown_all(&staged.from, spec).map_err(fail("change the owner of", &spec.path))?;
             }
@@ -139,19 +147,21 @@ fn stage(index: usize, spec: &FileSpec) -> Result<Staged<'_>, FilesError> {
     Ok(staged)
 }
 
-fn write_file(path: &Path, content: &[u8], spec: &FileSpec) -> io::Result<()> {
-    let mut file: File = platform::create_private(path)?;
-    file.write_all(content)?;
-    drop(file);
+fn write_file(path: &Path, spec: &FileSpec) -> Result<(), ContentError> {
+    let mut file: File = platform::create_file(path, spec.privacy()).map_err(ContentError::Write)?;
+    spec.write_content(&mut file)
+}
+
+fn finish_file(path: &Path, spec: &FileSpec) -> io::Result<()> {
     if spec.owner.is_some() || spec.group.is_some() {
-        platform::chown(path, spec.owner.as_deref(), spec.group.as_deref())?;
+        platform::chown(path, spec.owner.as_deref(), spec.group.as_deref(), spec.privacy())?;
     }
     // After the owner: changing that takes the set-user-id bit away.
     platform::set_mode(path, spec.mode())
 }
 
 fn chown_all(path: &Path, spec: &FileSpec) -> io::Result<()> {
-    platform::chown(path, spec.owner.as_deref(), spec.group.as_deref())?;
+    platform::chown(path, spec.owner.as_deref(), spec.group.as_deref(), spec.privacy())?;
     if fs::symlink_metadata(path)?.is_dir() {
         for entry in fs::read_dir(path)? {
             chown_all(&entry?.path(), spec)?;
@@ -187,7 +197,7 @@ fn move_in(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
     let there = look(to).map_err(failed)?;
     let both_folders = there.is_some_and(|there| there.is_dir()) && from.is_dir();
     if !both_folders {
-        return fs::rename(from, to).map_err(failed);
+        return platform::replace(from, to).map_err(failed);
     }
     for entry in fs::read_dir(from).map_err(failed)? {
         let entry = entry.map_err(failed)?;

@@ -58,7 +58,12 @@ fn shown(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/\\.:_-+=@%,".contains(c);
     let text = if text.starts_with('-') { format!("./{text}") } else { text };
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    match cfg!(windows) {
+        _ if text.chars().all(plain) => text,
+        // There no file's name holds a quote.
+        true => format!("\"{text}\""),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 fn next_steps(plan: &Plan, enrolled: Enrolled) -> String {

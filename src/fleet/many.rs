@@ -4,12 +4,12 @@ use super::FleetError;
 use super::deployment::Deployment;
 use super::enroll::{enroll_one, lock, static_provider};
 use super::plan::{Enrolled, Plan, document};
+use super::progress::Progress;
 use super::table;
 use crate::cli::EnrollArguments;
 use crate::error::Chain;
 use crate::platform;
 use csv::StringRecord;
-use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, IsTerminal, Read};
@@ -48,9 +48,9 @@ pub(super) async fn enroll(arguments: &EnrollArguments, path: &Path) -> Result<(
     }
     fs::create_dir_all(&folder).map_err(|source| FleetError::Write { path: folder.clone(), source })?;
     let _lock = lock(&folder)?;
-    let (all, mut failed) = (plans.len(), 0);
+    let (all, mut done, mut failed) = (plans.len(), 0, 0);
     let mut unprinted = None;
-    let bar = progress(all);
+    let progress = Progress::begin();
     let (deployment, providers) = (Arc::new(deployment), Arc::new(providers));
     let mut waiting = plans.into_iter();
     let mut under_way = JoinSet::new();
@@ -65,28 +65,22 @@ pub(super) async fn enroll(arguments: &EnrollArguments, path: &Path) -> Result<(
                 (plan, result)
             });
         }
-        let Some(done) = under_way.join_next().await else { break };
-        let (plan, result) = done.map_err(|error| FleetError::System(io::Error::other(error)))?;
+        let Some(enrolled) = under_way.join_next().await else { break };
+        let (plan, result) = enrolled.map_err(|error| FleetError::System(io::Error::other(error)))?;
         failed += usize::from(result.is_err());
-        bar.inc(1);
+        done += 1;
         let line = line(&plan, &result, arguments.json) + "\n";
+        progress.clear();
         // A reader that went away is no reason to stop half-way; nor is a full disk, but that is said.
-        if let Err(error) = bar.suspend(|| super::print(&line)) {
+        if let Err(error) = super::print(&line) {
             unprinted = Some(error);
         }
+        progress.done(done, all);
     }
-    bar.finish_and_clear();
+    drop(progress);
     match failed {
         0 => unprinted.map_or(Ok(()), Err),
         failed => Err(FleetError::SomeFailed { path: path.to_owned(), failed, all }),
-    }
-}
-
-fn progress(all: usize) -> ProgressBar {
-    let bar = ProgressBar::new(all as u64);
-    match ProgressStyle::with_template("[{bar:40}] {pos} of {len}, {eta} left") {
-        Ok(style) => bar.with_style(style.progress_chars("=> ")),
-        Err(_) => bar,
     }
 }
 

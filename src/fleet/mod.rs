@@ -9,6 +9,7 @@ mod enroll;
 mod many;
 mod plan;
 mod pool_errors;
+mod progress;
 mod runner_config;
 mod table;
 mod unenroll;

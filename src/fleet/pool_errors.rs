@@ -2,9 +2,9 @@
 
 use super::FleetError;
 use super::deployment::Deployment;
+use super::progress::Progress;
 use super::table::{self, Table};
 use crate::cli::ErrorsArguments;
-use indicatif::ProgressBar;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ async fn collect(
     seen: &BTreeSet<SlugId>,
 ) -> Result<Vec<WorkerPoolError>, ApiError> {
     let list = deployment.manager.list_worker_pool_errors(&arguments.pool, WorkerPoolErrorFilter::default());
-    let bar = ProgressBar::new_spinner();
+    let progress = Progress::begin();
     let (mut errors, mut pages) = (Vec::new(), list.pages());
     let mut newest_first = true;
     while let Some(page) = pages.next().await {
@@ -92,13 +92,11 @@ async fn collect(
         // has.
         let is_last = newest_first && had_some && items.is_empty();
         errors.extend(items);
-        bar.set_message(format!("{} so far", errors.len()));
-        bar.tick();
+        progress.so_far(errors.len());
         if is_last {
             break;
         }
     }
-    bar.finish_and_clear();
     errors.sort_by_key(|error| std::cmp::Reverse(error.reported));
     Ok(errors)
 }
@@ -124,7 +122,10 @@ fn worker_of(error: &WorkerPoolError) -> Option<String> {
 
 impl Group<'_> {
     fn workers(&self) -> usize {
-        self.errors.iter().filter_map(|error| worker_of(error)).collect::<BTreeSet<_>>().len()
+        let mut workers: Vec<String> = self.errors.iter().filter_map(|error| worker_of(error)).collect();
+        workers.sort_unstable();
+        workers.dedup();
+        workers.len()
     }
 }
 

@@ -124,7 +124,7 @@ pub(super) fn pending(path: &Path) -> PathBuf {
 /// Puts a config into its place, for good.
 pub(super) fn put_in_place(pending: &Path, path: &Path) -> std::io::Result<()> {
     private_file::refuse_other_kind(path)?;
-    fs::rename(pending, path)?;
+    crate::platform::replace(pending, path)?;
     // It is in its place; whether that outlives a power cut is another matter.
     if let Err(error) = crate::platform::sync_folder(path) {
         tracing::warn!("{}: {error}: a power cut could bring back the file before", path.display());

@@ -39,7 +39,8 @@ pub(super) fn line(text: &str) -> String {
 
 /// A time of this machine's zone, to the second.
 pub(super) fn time(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    let time = Timestamp::from_second(time.as_second()).unwrap_or(time).to_zoned(TimeZone::system());
+    format!("{} {}", time.date(), time.time())
 }
 
 /// How long ago, or until when, in its two largest units: `3d 4h`.

@@ -2,12 +2,12 @@
 
 use super::FleetError;
 use super::deployment::Deployment;
+use super::progress::Progress;
 use super::table::{self, Table};
 use crate::cli::WorkersArguments;
-use indicatif::ProgressBar;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -58,9 +58,10 @@ async fn collect(deployment: &Deployment, arguments: &WorkersArguments) -> Resul
     // The queue's own filter knows no `standalone`.
     let of_queue = state.clone().filter(|state| *state != WorkerState::Standalone);
     let queued = service.list_workers(pool, QueueWorkerFilter { state: of_queue, ..QueueWorkerFilter::default() });
-    let bar = ProgressBar::new_spinner();
-    let (managed, queued) = tokio::join!(all::<WorkerList>(managed, &bar), all::<QueueWorkerList>(queued, &bar),);
-    bar.finish_and_clear();
+    let progress = Progress::begin();
+    let (managed, queued) =
+        tokio::join!(all::<WorkerList>(managed, &progress), all::<QueueWorkerList>(queued, &progress));
+    drop(progress);
     let mut entries: BTreeMap<Key, Entry> = BTreeMap::new();
     for worker in managed? {
         let key = (worker.worker_group.clone(), worker.worker_id.clone());
@@ -80,12 +81,11 @@ async fn collect(deployment: &Deployment, arguments: &WorkersArguments) -> Resul
 }
 
 /// Everything of a list, with a word on how far it is.
-async fn all<B: PageBody>(list: List<B>, bar: &ProgressBar) -> Result<Vec<B::Item>, ApiError> {
+async fn all<B: PageBody>(list: List<B>, progress: &Progress) -> Result<Vec<B::Item>, ApiError> {
     let (mut all, mut pages) = (Vec::new(), list.pages());
     while let Some(page) = pages.next().await {
         all.extend(page?.items);
-        bar.set_message(format!("{} so far", all.len()));
-        bar.tick();
+        progress.so_far(all.len());
     }
     Ok(all)
 }
@@ -136,12 +136,12 @@ fn as_text(entries: &BTreeMap<Key, Entry>) -> String {
     }
     let mut text = table.text();
     if io::stdout().is_terminal() {
-        let states: BTreeSet<&str> = entries.values().filter_map(|entry| Some(entry.state()?.as_str())).collect();
-        let count = |state: &str| {
-            entries.values().filter(|entry| entry.state().is_some_and(|other| other.as_str() == state)).count()
-        };
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for state in entries.values().filter_map(Entry::state) {
+            *counts.entry(state.as_str()).or_default() += 1;
+        }
         let counts: Vec<String> =
-            states.iter().map(|state| format!("{} {}", count(state), table::line(state))).collect();
+            counts.into_iter().map(|(state, count)| format!("{count} {}", table::line(state))).collect();
         let colon = if counts.is_empty() { "" } else { ": " };
         let _ = writeln!(text, "\n{} workers{colon}{}", entries.len(), counts.join(", "));
     }

@@ -1,8 +1,14 @@
-//! What differs between operating systems and what is read from the environment, behind one set of names.
+//! What differs between operating systems, what is read from the environment, and whoever started us, behind one set of
+//! names.
 //! Starting and ending processes is `driver::process`'s part of the same.
 
+#[cfg_attr(not(target_os = "linux"), path = "no_alarm.rs")]
+mod alarm;
+#[cfg(target_os = "linux")]
+mod memory;
 #[cfg_attr(not(target_os = "linux"), path = "no_memory_events.rs")]
 mod memory_events;
+mod service_manager;
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
@@ -12,33 +18,63 @@ mod windows;
 #[cfg(windows)]
 use windows as system;
 
+pub use alarm::Alarm;
+#[cfg(target_os = "linux")]
+pub use memory::let_go;
 pub use memory_events::{MemoryEvents, MemoryWatch};
+#[cfg(windows)]
+pub use service_manager::{Controls, LastWord, Scm};
+pub use service_manager::{KeepAlive, ServiceManager, Word};
 pub use system::{
-    FolderLock, NO_CHILD, access, become_subreaper, chown, create_private, device_of, lock_folder, looseness,
-    make_link, make_private, make_private_folder, open_regular_file, prefer_to_survive, set_mode, shutdown_command,
-    sync_filesystem, sync_folder, tell_init, up_time, watchdog_interval,
+    FolderLock, PRIVATE, Sid, access, become_subreaper, chown, create_file, create_for, device_of,
+    is_session_of_services, lock_folder, looseness, make_folder, make_link, make_private, open_regular_file,
+    prefer_to_survive, replace, require_trusted_owner, set_mode, shut_down, sync_filesystem, sync_folder, up_time,
+};
+#[cfg(windows)]
+pub use windows::{
+    Descriptor, Goal, Waiter, Woken, checked, into_io, is_batch_file, let_read, let_write, make_private_folder, says,
+    size_of_u32, wait_for_objects, who_else_may_change, wide,
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Something that the init system is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InitWord<'a> {
-    /// The worker has been started.
-    Ready,
-    /// What we are doing.
-    Status(&'a str),
-    /// We are ending.
-    Stopping,
-    /// What we are doing takes this much longer.
-    Extend(Duration),
-    /// We are alive.
-    Alive,
+/// The clock is looked at this often at least where nobody rings: a machine that slept has one that jumped, and timers that
+/// did not see it.
+pub const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
+
+/// The machine's time zone. Where its rules lie in the usual place they are read from there: to find out the zone's name
+/// means to look through all zones that there are, which takes as long as all the rest before the first request.
+pub fn time_zone() -> TimeZone {
+    #[cfg(unix)]
+    if env::var_os("TZ").is_none()
+        && let Ok(rules) = fs::read("/etc/localtime")
+        && let Ok(zone) = TimeZone::tzif("local", &rules)
+    {
+        return zone;
+    }
+    TimeZone::system()
+}
+
+/// Lets go of memory that only the boot needed: where nobody knows how, nobody does.
+#[cfg(not(target_os = "linux"))]
+pub fn let_go() {}
+
+/// Has the system read a file, or a folder's names, so that it need not be waited for later. What can't be read is not.
+pub fn read_ahead(path: &Path) {
+    if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        let _ = fs::read_dir(path).map(Iterator::count);
+    } else if let Ok(file) = fs::File::open(path) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = io::copy(&mut &file, &mut io::sink());
+    }
 }
 
 /// What follows the end of the operating system.
@@ -51,12 +87,21 @@ pub enum Shutdown {
 }
 
 /// A file that others than its owner may read or change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Looseness {
     /// Whether it is ours to change that.
     pub ours: bool,
-    /// Its permission bits.
-    pub mode: u32,
+    /// What they have: `mode 644`, or `access for BUILTIN\Users`.
+    pub access: String,
+}
+
+/// Who may read a new file or folder. On Unix each begins private, and gets its mode when it is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privacy {
+    /// Its owner, and whoever may do everything.
+    Private,
+    /// Whoever may read what is in its folder.
+    AsItsFolder,
 }
 
 /// What [`access`] asks for.
@@ -81,6 +126,17 @@ pub fn log_level_from_environment() -> Option<String> {
     env::var("START_WORKER_LOG").ok().filter(|value| !value.is_empty())
 }
 
+/// Our environment, for a process that is to have it too: without what a service manager tells us alone.
+pub fn environment() -> impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)> {
+    env::vars_os().filter(|(name, _)| !service_manager::FOR_US_ALONE.iter().any(|ours| name == ours))
+}
+
+/// The folder for what is all the machine's. Source: learn.microsoft.com, "Recognized Environment Variables".
+#[cfg(windows)]
+pub fn program_data() -> std::ffi::OsString {
+    env::var_os("ProgramData").unwrap_or_else(|| r"C:\ProgramData".into())
+}
+
 /// The folder for what must outlive us: the unit's (`StateDirectory=`), or that of this file where it names none.
 ///
 /// Source: systemd.exec(5), `$STATE_DIRECTORY`: absolute paths, several of them separated by colons.
@@ -90,9 +146,12 @@ pub fn state_folder_or_beside(file: &Path) -> PathBuf {
     folder.unwrap_or_else(|| folder_of(file).to_owned())
 }
 
-/// When the operating system came up.
+/// When the operating system came up: as the kernel keeps it, where it does.
 pub fn system_boot_time() -> Option<Timestamp> {
-    Timestamp::now().checked_sub(SignedDuration::try_from(up_time()?).ok()?).ok()
+    #[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+    return system::boot_time();
+    #[cfg(not(any(target_vendor = "apple", target_os = "freebsd")))]
+    Timestamp::now().checked_sub(jiff::SignedDuration::try_from(up_time()?).ok()?).ok()
 }
 
 /// Makes a folder and those above it that are missing, each 0755 whatever the umask.
@@ -125,7 +184,15 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .filter(|folder| folder.is_absolute())
         .chain(usual)
         .map(|folder| folder.join(name))
+        .map(|file| with_extension(&file).unwrap_or(file))
         .find(|file| access(file, Access::Execute).is_ok())
+}
+
+/// The program that a path means where it leaves the extension out, as Windows' own shells allow.
+pub fn with_extension(path: &Path) -> Option<PathBuf> {
+    let missing = |path: &Path| cfg!(windows) && path.extension().is_none() && !path.is_file();
+    let candidates = ["exe", "com", "bat", "cmd"].map(|extension| path.with_extension(extension));
+    candidates.into_iter().find(|file| missing(path) && file.is_file())
 }
 
 /// The one spelling of a path whose last part need not exist.

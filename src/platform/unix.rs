@@ -1,22 +1,23 @@
-//! Linux and its relatives.
+//! Linux and its relatives. macOS and FreeBSD are compiled, and nobody has tried them: launchd and rc hear nothing of how
+//! we do, a worker that outlives us ends at its closed input, and descendants that leave its group are not found.
 
-use super::{Access, InitWord, Looseness, Shutdown, find_program, folder_of};
+use super::{Access, Looseness, Privacy, Shutdown, find_program, folder_of};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User};
-use std::env;
-use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// The error of waiting for a child whose end somebody else took note of.
-pub const NO_CHILD: i32 = Errno::ECHILD as i32;
+/// What a private file is, in a few words.
+pub const PRIVATE: &str = "0600";
+
+/// An account that a private file may be readable by: here nobody asks for that.
+#[derive(Debug, Clone)]
+pub enum Sid {}
 
 /// Opens a regular file for reading: no link, no pipe, no device.
 ///
@@ -39,7 +40,16 @@ pub fn looseness(file: &File) -> io::Result<Option<Looseness>> {
     let metadata = file.metadata()?;
     let mode = metadata.mode() & 0o7777;
     let ours = metadata.uid() == Uid::effective().as_raw();
-    Ok((mode & 0o077 != 0).then_some(Looseness { ours, mode }))
+    Ok((mode & 0o077 != 0).then(|| Looseness { ours, access: format!("mode {mode:03o}") }))
+}
+
+/// Whether a file is that of somebody who may decide what we do: not asked here, where folders of a system's own are its
+/// own.
+///
+/// # Errors
+/// Never.
+pub fn require_trusted_owner(_file: &File) -> io::Result<()> {
+    Ok(())
 }
 
 /// Takes the file away from everybody but its owner.
@@ -54,16 +64,32 @@ pub fn make_private(file: &File) -> io::Result<()> {
 ///
 /// # Errors
 /// What opening answers.
-pub fn create_private(path: &Path) -> io::Result<File> {
+pub fn create_for(path: &Path, _readers: &[Sid]) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Makes a folder that only its owner may enter. It must not exist.
+/// The same for a file that gets its mode when it is whole.
+///
+/// # Errors
+/// The same.
+pub fn create_file(path: &Path, _privacy: Privacy) -> io::Result<File> {
+    create_for(path, &[])
+}
+
+/// Makes a folder that only its owner may enter until it gets its mode. It must not exist.
 ///
 /// # Errors
 /// What making it answers.
-pub fn make_private_folder(path: &Path) -> io::Result<()> {
+pub fn make_folder(path: &Path, _privacy: Privacy) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(path)
+}
+
+/// Puts a file in the place of another one, or a file or folder where nothing is.
+///
+/// # Errors
+/// What renaming answers.
+pub fn replace(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
 }
 
 /// A folder that one process at a time works in: until it is dropped, or the process is gone.
@@ -116,7 +142,7 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// Where there is no such user or group, or it may not be given to them.
-pub fn chown(path: &Path, owner: Option<&str>, group: Option<&str>) -> io::Result<()> {
+pub fn chown(path: &Path, owner: Option<&str>, group: Option<&str>, _privacy: Privacy) -> io::Result<()> {
     let unknown = |what: &str, name: &str| io::Error::other(format!("there is no {what} `{name}` on this machine"));
     let uid = owner.map(|name| match name.parse() {
         Ok(number) => Ok(Uid::from_raw(number)),
@@ -201,54 +227,49 @@ pub fn prefer_to_survive() -> Option<String> {
     }
 }
 
-/// The command that shuts this host down, or reboots it.
-pub fn shutdown_command(then: Shutdown) -> io::Result<Command> {
+/// Whether this is the session of services, in which nobody is logged in. There is none here.
+pub const fn is_session_of_services() -> bool {
+    false
+}
+
+/// Shuts this host down, or reboots it. Returns when that is under way.
+///
+/// # Errors
+/// Why it is not.
+pub fn shut_down(then: Shutdown) -> io::Result<()> {
     let program: PathBuf = find_program("shutdown")
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no `shutdown` on PATH"))?;
-    let mut command = Command::new(program);
-    command.args(match then {
+    let arguments = match then {
         Shutdown::Halt => ["-h", "now"],
         Shutdown::Reboot => ["-r", "now"],
-    });
-    Ok(command)
-}
-
-/// Tells the init system, where it listens (`$NOTIFY_SOCKET`). Never waits for it: one that doesn't read misses a word.
-///
-/// Source: `sd_notify(3)`, `EXTEND_TIMEOUT_USEC` and abstract sockets (`@`) included.
-pub fn tell_init(word: InitWord<'_>) {
-    let Some(address) = env::var_os("NOTIFY_SOCKET") else { return };
-    let state = match word {
-        InitWord::Ready => "READY=1".to_owned(),
-        // A second line would be a second word.
-        InitWord::Status(text) => format!("STATUS={}", text.replace('\n', " ")),
-        InitWord::Stopping => "STOPPING=1".to_owned(),
-        InitWord::Extend(time) => format!("EXTEND_TIMEOUT_USEC={}", time.as_micros()),
-        InitWord::Alive => "WATCHDOG=1".to_owned(),
     };
-    if let Err(error) = send_without_waiting(&address, state.as_bytes()) {
-        tracing::debug!("cannot tell the init system: {error}");
-    }
-}
-
-fn send_without_waiting(address: &OsStr, datagram: &[u8]) -> io::Result<usize> {
-    let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
-    match address.as_bytes() {
-        #[cfg(target_os = "linux")]
-        [b'@', name @ ..] => {
-            use std::os::linux::net::SocketAddrExt;
-            socket.send_to_addr(datagram, &std::os::unix::net::SocketAddr::from_abstract_name(name)?)
+    match Command::new(program).args(arguments).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(io::Error::other(format!("shutdown ended with {status}"))),
+        // Beside a worker every ended child is cleared away.
+        Err(error) if error.raw_os_error() == Some(Errno::ECHILD as i32) => {
+            Err(io::Error::other("how shutdown ended is not known"))
         }
-        _ => socket.send_to(datagram, address),
+        Err(error) => Err(error),
     }
 }
 
-/// How often the init system wants to hear that we are alive: twice in the time that it waits.
+/// When the operating system came up, as the kernel keeps it.
 ///
-/// Source: `sd_watchdog_enabled(3)`.
-pub fn watchdog_interval() -> Option<Duration> {
-    let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
-    let is_ours = env::var_os("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(std::process::id().into());
-    number("WATCHDOG_USEC").filter(|time| is_ours && *time > 1).map(|time| Duration::from_micros(time / 2))
+/// Source: `sysctl(3)`, `KERN_BOOTTIME`.
+#[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+pub fn boot_time() -> Option<jiff::Timestamp> {
+    let mut time = nix::libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let mut size = size_of_val(&time);
+    // SAFETY: the name ends with a zero, and the structure, which is that of this name, has the size that is given.
+    let result = unsafe {
+        nix::libc::sysctlbyname(
+            c"kern.boottime".as_ptr(),
+            (&raw mut time).cast(),
+            &raw mut size,
+            std::ptr::null_mut(),
+            0,
+        )
+    };
+    (result == 0).then(|| jiff::Timestamp::from_second(time.tv_sec).ok()).flatten()
 }

@@ -8,14 +8,14 @@
 
 use super::metadata_http::{Answer, Failure, MetadataHttp, MetadataService, Question};
 use super::{
-    Claim, Found, Look, Notice, NoticeKind, Pace, Poll, Provider, ProviderError, Recognition, Watch, cloud_time, known,
-    plain_word, recognise_id,
+    Claim, Found, HearRootUrl, Look, Notice, NoticeKind, Pace, Poll, Provider, ProviderError, Recognition, Watch,
+    cloud_time, known, plain_word, recognise_id,
 };
 use crate::run_state::Identity;
 use async_trait::async_trait;
 use serde::Deserialize;
 use std::time::{Duration, Instant};
-use taskcluster_api::WorkerProof;
+use taskcluster_api::{RootUrl, WorkerProof};
 
 const HOST: &str = "169.254.169.254";
 const FOLDER: &str = "/latest";
@@ -187,7 +187,7 @@ impl Look for Spot {
             std::future::pending::<()>().await;
         }
         let action = self.session.ask(SPOT_ACTION).await?;
-        Ok(spot_notice(action.as_ref(), None).into_iter().collect())
+        Ok(action.as_ref().and_then(spot_notice).into_iter().collect())
     }
 }
 
@@ -200,7 +200,7 @@ impl Look for Events {
         let rebalance = self.0.ask(REBALANCE).await?;
         let target = self.0.ask(LIFECYCLE_TARGET).await?;
         let maintenance = self.0.ask(MAINTENANCE).await?;
-        let mut current: Vec<Notice> = spot_notice(None, spot.as_ref()).into_iter().collect();
+        let mut current: Vec<Notice> = spot.as_ref().and_then(termination_notice).into_iter().collect();
         current.extend(rebalance.as_ref().and_then(rebalance_notice));
         current.extend(target.as_ref().and_then(lifecycle_notice));
         if let Some(maintenance) = &maintenance {
@@ -212,28 +212,38 @@ impl Look for Events {
 
 #[async_trait]
 impl Provider for Aws {
-    async fn identify(&self) -> Result<Found, ProviderError> {
+    async fn identify(&self, hear: &HearRootUrl<'_>) -> Result<Found, ProviderError> {
         let token = self.new_token().await?;
-        let required = |path| self.metadata.required(with_token(path, &token));
+        let required = |path| {
+            let question = with_token(path, &token);
+            async { Ok::<_, ProviderError>(self.metadata.required(question).await?) }
+        };
         let optional = |path| {
             let question = with_token(path, &token);
             async { Ok(self.metadata.optional(question).await) }
         };
-        let (user_data, document, signature, hostname, address, action, time) = tokio::try_join!(
-            required(USER_DATA),
+        let user_data = async {
+            let answer = required(USER_DATA).await?;
+            let user: UserData = self.metadata.json(USER_DATA, &answer.text)?;
+            let root_url: RootUrl = self.metadata.parse(USER_DATA, "rootUrl", &user.root_url)?;
+            hear(&root_url);
+            Ok((user, root_url))
+        };
+        let (user_data, document, signature, hostname, address, action) = tokio::try_join!(
+            user_data,
             required(DOCUMENT),
             required(SIGNATURE),
             optional(PUBLIC_HOSTNAME),
             optional(PUBLIC_IPV4),
+            // Its older form, the termination time, is the watch's first question.
             optional(SPOT_ACTION),
-            optional(TERMINATION_TIME),
         )?;
-        if let Some(notice) = spot_notice(action.as_ref(), time.as_ref()) {
+        if let Some(notice) = action.as_ref().and_then(spot_notice) {
             return Err(ProviderError::Reclaimed(notice));
         }
-        let from_document: Document = self.metadata.json(DOCUMENT, &document)?;
+        let from_document: Document = self.metadata.json(DOCUMENT, &document.text)?;
         #[cfg_attr(not(feature = "ec2"), expect(unused_mut, reason = "tags are added with the feature alone"))]
-        let mut identity = self.identity(&user_data, &from_document, hostname, address)?;
+        let mut identity = self.identity(user_data, &from_document, hostname, address)?;
         #[cfg(feature = "ec2")]
         if let Some(tags) = self.tags(&from_document, &token).await {
             identity.metadata.insert("instance-tags".to_owned(), tags.into());
@@ -255,7 +265,7 @@ impl Provider for Aws {
         let ask = async {
             let token = self.new_token().await?;
             let answer = self.metadata.required(with_token(DOCUMENT, &token)).await?;
-            Ok(self.metadata.json::<Document>(DOCUMENT, &answer)?.instance_id)
+            Ok(self.metadata.json::<Document>(DOCUMENT, &answer.text)?.instance_id)
         };
         let id: Result<String, ProviderError> = ask.await;
         recognise_id(cached.worker_id.as_str(), id.as_deref())
@@ -299,13 +309,12 @@ impl Provider for Aws {
 impl Aws {
     fn identity(
         &self,
-        user_data: &Answer,
+        (user, root_url): (UserData, RootUrl),
         document: &Document,
         hostname: Option<Answer>,
         address: Option<Answer>,
     ) -> Result<Identity, ProviderError> {
         let metadata = &self.metadata;
-        let user: UserData = metadata.json(USER_DATA, user_data)?;
         let facts = [
             ("instance-id", Some(document.instance_id.clone())),
             ("image", document.image_id.clone()),
@@ -319,7 +328,7 @@ impl Aws {
         let location =
             [("cloud", "aws"), ("region", &document.region), ("availabilityZone", &document.availability_zone)];
         Ok(Identity {
-            root_url: metadata.parse(USER_DATA, "rootUrl", &user.root_url)?,
+            root_url,
             provider_id: metadata.parse(USER_DATA, "providerId", &user.provider_id)?,
             worker_pool_id: metadata.parse(USER_DATA, "workerPoolId", &user.worker_pool_id)?,
             worker_group: metadata.parse(USER_DATA, "workerGroup", &user.worker_group)?,
@@ -338,18 +347,16 @@ fn with_token(path: &'static str, token: &str) -> Question {
     Question::get(path).header("x-aws-ec2-metadata-token", token)
 }
 
-/// What the two spot documents say: the newer one says more.
-fn spot_notice(action: Option<&Answer>, termination_time: Option<&Answer>) -> Option<Notice> {
-    let notice = |source, deadline| Notice { deadline, source, ..reclaim("spot") };
-    if let Some(answer) = action
-        && let Ok(action) = serde_json::from_str::<SpotAction>(&answer.text)
-    {
-        let source = format!("AWS is about to {} this spot instance", plain_word(&action.action));
-        return Some(notice(source, cloud_time(&action.time)));
-    }
-    // Anything that is no time, such as an error page, is no notice.
-    let deadline = cloud_time(&termination_time?.text)?;
-    Some(notice("AWS is about to terminate this spot instance".to_owned(), Some(deadline)))
+fn spot_notice(answer: &Answer) -> Option<Notice> {
+    let action: SpotAction = serde_json::from_str(&answer.text).ok()?;
+    let source = format!("AWS is about to {} this spot instance", plain_word(&action.action));
+    Some(Notice { deadline: cloud_time(&action.time), source, ..reclaim("spot") })
+}
+
+/// The same notice in its older form. Anything that is no time, such as an error page, is none.
+fn termination_notice(answer: &Answer) -> Option<Notice> {
+    let deadline = Some(cloud_time(&answer.text)?);
+    Some(Notice { deadline, source: "AWS is about to terminate this spot instance".to_owned(), ..reclaim("spot") })
 }
 
 /// A recommendation has no deadline, and often nothing follows it.
@@ -420,10 +427,10 @@ mod tests {
         let time = answer("2026-11-20T08:22:00Z");
         let rubbish = answer("<html>");
         let deadline: Timestamp = "2026-11-20T08:22:00Z".parse().unwrap();
-        assert_eq!(spot_notice(Some(&action), Some(&time)).unwrap().source, "AWS is about to stop this spot instance");
-        assert_eq!(spot_notice(None, Some(&time)).unwrap().deadline, Some(deadline));
-        assert_eq!(spot_notice(Some(&rubbish), Some(&rubbish)), None);
-        assert_eq!(spot_notice(None, None), None);
+        assert_eq!(spot_notice(&action).unwrap().source, "AWS is about to stop this spot instance");
+        assert_eq!(spot_notice(&action).unwrap().deadline, Some(deadline));
+        assert_eq!(termination_notice(&time).unwrap().deadline, Some(deadline));
+        assert_eq!((spot_notice(&rubbish), termination_notice(&rubbish)), (None, None));
     }
 
     #[test]

@@ -5,8 +5,8 @@
 
 use super::metadata_http::{Failure, MetadataHttp, MetadataService, Question};
 use super::{
-    Claim, Found, Look, Notice, NoticeKind, Pace, Poll, Provider, ProviderError, Recognition, Watch, cloud_time, known,
-    plain_word, recognise_id,
+    Claim, Found, HearRootUrl, Look, Notice, NoticeKind, Pace, Poll, Provider, ProviderError, Recognition, Watch,
+    cloud_time, known, plain_word, recognise_id,
 };
 use crate::run_state::Identity;
 use async_trait::async_trait;
@@ -124,7 +124,7 @@ impl Azure {
 
     async fn instance(&self) -> Result<Instance, ProviderError> {
         let answer = self.metadata.required(question(INSTANCE)).await?;
-        self.metadata.json(INSTANCE, &answer)
+        self.metadata.json(INSTANCE, &answer.text)
     }
 }
 
@@ -138,12 +138,14 @@ impl Look for EventsSource {
         } else {
             let answer = self.metadata.ask(&question(INSTANCE)).await?;
             let instance: Instance =
-                self.metadata.json(INSTANCE, &answer).map_err(|_| Failure::Strange("the answer names no VM"))?;
+                self.metadata.json(INSTANCE, &answer.text).map_err(|_| Failure::Strange("the answer names no VM"))?;
             self.name.insert(instance.compute.name).clone()
         };
         let answer = self.metadata.ask(&question(EVENTS).within(EVENTS_TIMEOUT)).await?;
-        let events: Events =
-            self.metadata.json(EVENTS, &answer).map_err(|_| Failure::Strange("the answer is no list of events"))?;
+        let events: Events = self
+            .metadata
+            .json(EVENTS, &answer.text)
+            .map_err(|_| Failure::Strange("the answer is no list of events"))?;
         // One event that makes no sense hides no other.
         let events = events.events.into_iter().filter_map(|event| serde_json::from_value(event).ok());
         Ok(events.filter_map(|event| notice(event, &name)).collect())
@@ -152,14 +154,19 @@ impl Look for EventsSource {
 
 #[async_trait]
 impl Provider for Azure {
-    async fn identify(&self) -> Result<Found, ProviderError> {
-        let (instance, proof) = tokio::try_join!(self.instance(), self.prove())?;
-        Ok(Found { identity: self.identity(&instance)?, claim: Claim::Proof(proof) })
+    async fn identify(&self, hear: &HearRootUrl<'_>) -> Result<Found, ProviderError> {
+        let identity = async {
+            let identity = self.identity(&self.instance().await?)?;
+            hear(&identity.root_url);
+            Ok(identity)
+        };
+        let (identity, proof) = tokio::try_join!(identity, self.prove())?;
+        Ok(Found { identity, claim: Claim::Proof(proof) })
     }
 
     async fn prove(&self) -> Result<WorkerProof, ProviderError> {
         let answer = self.metadata.required(question(ATTESTED)).await?;
-        let attested: Attested = self.metadata.json(ATTESTED, &answer)?;
+        let attested: Attested = self.metadata.json(ATTESTED, &answer.text)?;
         if attested.encoding != "pkcs7" {
             return Err(self.field(ATTESTED, "encoding", "expected `pkcs7`"));
         }

@@ -1,6 +1,7 @@
 //! Google Compute Engine, through its metadata server.
 //!
 //! Source: <https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys>,
+//! <https://cloud.google.com/compute/docs/metadata/querying-metadata#aggcontents>,
 //! <https://cloud.google.com/compute/docs/metadata/querying-metadata#waitforchange>,
 //! <https://cloud.google.com/compute/docs/instances/verifying-instance-identity>,
 //! <https://cloud.google.com/compute/docs/instances/preemptible#preemption-process>,
@@ -8,8 +9,8 @@
 
 use super::metadata_http::{Failure, MetadataHttp, MetadataService, Question};
 use super::{
-    Announced, Claim, Found, Notice, NoticeKind, Pace, Provider, ProviderError, Recognition, Trouble, Watch, Word,
-    known, recognise_id,
+    Announced, Claim, Found, HearRootUrl, Notice, NoticeKind, Pace, Provider, ProviderError, Recognition, Trouble,
+    Watch, Word, known, recognise_id,
 };
 use crate::run_state::Identity;
 use async_trait::async_trait;
@@ -17,11 +18,15 @@ use jiff::{SignedDuration, Timestamp};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::HeaderName;
 use serde::Deserialize;
+use serde_json::Value;
 use std::time::Duration;
 use taskcluster_api::{RootUrl, WorkerProof};
 
 const HOST: &str = "metadata.google.internal";
 const FOLDER: &str = "/computeMetadata/v1";
+
+/// The folder that most is in, as one answer.
+const INSTANCE: &str = "/instance/?recursive=true";
 
 const ID: &str = "/instance/id";
 const TASKCLUSTER: &str = "/instance/attributes/taskcluster";
@@ -105,12 +110,84 @@ impl Google {
         Ok(WorkerProof::Google { token: token.into() })
     }
 
-    async fn attributes(&self) -> Result<(Attributes, RootUrl), ProviderError> {
-        let answer = self.metadata.required(question(TASKCLUSTER)).await?;
-        let attributes: Attributes = self.metadata.json(TASKCLUSTER, &answer)?;
+    fn attributes(&self, text: &str) -> Result<(Attributes, RootUrl), ProviderError> {
+        let attributes: Attributes = self.metadata.json(TASKCLUSTER, text)?;
         let root_url = self.metadata.parse(TASKCLUSTER, "rootUrl", &attributes.root_url)?;
         Ok((attributes, root_url))
     }
+
+    /// The folder in one answer. Where it can't be had, what is in it is asked for by itself, and that is tried again.
+    async fn instance(&self) -> Instance<'_> {
+        let folder = match self.metadata.ask(&question(INSTANCE)).await {
+            Ok(answer) => taskcluster_api::from_json(answer.text.as_bytes()).map_err(|error| error.to_string()),
+            Err(failure) => Err(failure.to_string()),
+        };
+        if let Err(problem) = &folder {
+            tracing::warn!("{}: {problem}; asking for its values one by one", self.metadata.url(INSTANCE));
+        }
+        Instance { metadata: &self.metadata, folder: folder.ok() }
+    }
+}
+
+/// What an instance says of itself.
+struct Instance<'a> {
+    metadata: &'a MetadataHttp,
+    folder: Option<Value>,
+}
+
+impl Instance<'_> {
+    fn value(&self, path: &str) -> Option<String> {
+        value_in(self.folder.as_ref()?, path)
+    }
+
+    /// What must be there.
+    async fn required(&self, path: &str) -> Result<String, ProviderError> {
+        match self.value(path) {
+            Some(text) => Ok(text),
+            // It may be there in a moment, and otherwise the error names it.
+            None => Ok(self.metadata.required(question(path)).await?.text),
+        }
+    }
+
+    /// What every instance has, and what we go on without.
+    async fn wanted(&self, path: &str) -> Option<String> {
+        match self.value(path) {
+            Some(text) => Some(text),
+            None => Some(self.metadata.optional(question(path)).await?.text),
+        }
+    }
+
+    /// What an instance need not have: it is not asked for where the folder is without it.
+    async fn optional(&self, path: &str) -> Option<String> {
+        if self.folder.is_some() { self.value(path) } else { self.wanted(path).await }
+    }
+}
+
+/// The value at a path of its own: in the folder's one answer the names of folders and values are in camel case.
+fn value_in(folder: &Value, path: &str) -> Option<String> {
+    let mut value = folder;
+    for name in path.strip_prefix("/instance/")?.split('/') {
+        value = match value {
+            Value::Array(values) => values.get(name.parse::<usize>().ok()?)?,
+            Value::Object(values) => values.get(&camel_case(name))?,
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return None,
+        };
+    }
+    match value {
+        Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('-');
+    let mut text = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let (first, rest) = word.split_at_checked(1).unwrap_or_default();
+        text = text + &first.to_ascii_uppercase() + rest;
+    }
+    text
 }
 
 impl ValueWatch {
@@ -166,37 +243,45 @@ impl Watch for ValueWatch {
 
 #[async_trait]
 impl Provider for Google {
-    async fn identify(&self) -> Result<Found, ProviderError> {
-        let required = |path| async move { Ok(self.metadata.required(question(path)).await?) };
-        let optional = |path| async move { Ok(self.metadata.optional(question(path)).await) };
-        // Only the identity token waits for anything: it needs the root URL.
-        let ((user, root_url), id, project, image, machine_type, zone, hostname, local_ip, external_ip, preempted) = tokio::try_join!(
-            self.attributes(),
-            required(ID),
-            required(PROJECT),
-            required(IMAGE),
-            required(MACHINE_TYPE),
-            required(ZONE),
-            required(HOSTNAME),
-            required(LOCAL_IP),
-            optional(EXTERNAL_IP),
-            optional(PREEMPTED),
-        )?;
-        if let Some(notice) = preempted.as_ref().and_then(|answer| preemption(answer.text.trim(), Timestamp::now())) {
+    async fn identify(&self, hear: &HearRootUrl<'_>) -> Result<Found, ProviderError> {
+        let asked = async {
+            let instance = self.instance().await;
+            let attributes = async {
+                let found = self.attributes(&instance.required(TASKCLUSTER).await?)?;
+                hear(&found.1);
+                Ok(found)
+            };
+            tokio::try_join!(
+                attributes,
+                instance.required(ID),
+                instance.required(IMAGE),
+                instance.required(MACHINE_TYPE),
+                instance.required(ZONE),
+                instance.required(HOSTNAME),
+                instance.required(LOCAL_IP),
+                async { Ok(instance.optional(EXTERNAL_IP).await) },
+                async { Ok(instance.wanted(PREEMPTED).await) },
+            )
+        };
+        let project = async { Ok(self.metadata.required(question(PROJECT)).await?.text) };
+        let (asked, project) = tokio::try_join!(asked, project)?;
+        let ((user, root_url), id, image, machine_type, zone, hostname, local_ip, external_ip, preempted) = asked;
+        if let Some(notice) = preempted.and_then(|value| preemption(value.trim(), Timestamp::now())) {
             return Err(ProviderError::Reclaimed(notice));
         }
+        // It needs the root URL.
         let proof = self.identity_token(&root_url).await?;
-        let (zone, region) = zone_and_region(&zone.text);
+        let (zone, region) = zone_and_region(&zone);
         let facts = [
-            ("instance-id", Some(id.text.clone())),
-            ("project-id", Some(project.text)),
-            ("image", Some(image.text)),
-            ("instance-type", Some(machine_type.text)),
+            ("instance-id", Some(id.clone())),
+            ("project-id", Some(project)),
+            ("image", Some(image)),
+            ("instance-type", Some(machine_type)),
             ("zone", Some(zone.clone())),
             ("region", Some(region.clone())),
-            ("public-hostname", Some(hostname.text)),
-            ("public-ipv4", external_ip.map(|answer| answer.text)),
-            ("local-ipv4", Some(local_ip.text)),
+            ("public-hostname", Some(hostname)),
+            ("public-ipv4", external_ip),
+            ("local-ipv4", Some(local_ip)),
         ];
         let location = [("cloud", "google".to_owned()), ("region", region), ("zone", zone)];
         let metadata = &self.metadata;
@@ -205,7 +290,7 @@ impl Provider for Google {
             provider_id: metadata.parse(TASKCLUSTER, "providerId", &user.provider_id)?,
             worker_pool_id: metadata.parse(TASKCLUSTER, "workerPoolId", &user.worker_pool_id)?,
             worker_group: metadata.parse(TASKCLUSTER, "workerGroup", &user.worker_group)?,
-            worker_id: metadata.parse(ID, "the whole answer", &id.text)?,
+            worker_id: metadata.parse(ID, "the whole answer", &id)?,
             metadata: known(facts),
             location: location.map(|(key, value)| (key.to_owned(), value)).into(),
         };
@@ -213,7 +298,7 @@ impl Provider for Google {
     }
 
     async fn prove(&self) -> Result<WorkerProof, ProviderError> {
-        let (_, root_url) = self.attributes().await?;
+        let (_, root_url) = self.attributes(&self.metadata.required(question(TASKCLUSTER)).await?.text)?;
         self.identity_token(&root_url).await
     }
 
@@ -282,7 +367,22 @@ fn zone_and_region(text: &str) -> (String, String) {
 
 #[cfg(test)]
 mod tests {
-    use super::zone_and_region;
+    use super::{EXTERNAL_IP, ID, MACHINE_TYPE, PREEMPTED, TASKCLUSTER, value_in, zone_and_region};
+    use serde_json::json;
+
+    #[test]
+    fn a_value_in_the_folder_is_the_one_that_has_a_path_of_its_own() {
+        let folder = json!({
+            "attributes": {"taskcluster": "{}"}, "id": 9_876_543_210_987_654_321_u64, "machineType": "n1",
+            "networkInterfaces": [{"ip": "10.0.0.1", "accessConfigs": [{"externalIp": ""}]}],
+        });
+        let values = [TASKCLUSTER, ID, MACHINE_TYPE, EXTERNAL_IP, PREEMPTED].map(|path| value_in(&folder, path));
+        assert_eq!(
+            values.each_ref().map(Option::as_deref),
+            [Some("{}"), Some("9876543210987654321"), Some("n1"), None, None]
+        );
+        assert_eq!(value_in(&json!("no folder"), ID), None);
+    }
 
     #[test]
     fn the_zone_is_the_last_part_and_the_region_is_the_zone_without_its_letter() {

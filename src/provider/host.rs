@@ -1,7 +1,7 @@
 //! static and standalone: machines that no cloud describes. The runner config says who they are, and nothing
 //! but their operator takes them away.
 
-use super::{Claim, Found, Provider, ProviderError, Recognition, Watch};
+use super::{Claim, Found, HearRootUrl, Provider, ProviderError, Recognition, Watch};
 use crate::run_state::Identity;
 use crate::runner_config::{HostConfig, StandaloneConfig, StaticConfig};
 use async_trait::async_trait;
@@ -34,7 +34,7 @@ impl Standalone {
 
 #[async_trait]
 impl Provider for StaticHost {
-    async fn identify(&self) -> Result<Found, ProviderError> {
+    async fn identify(&self, _hear: &HearRootUrl<'_>) -> Result<Found, ProviderError> {
         let identity = self.0.host.identity(self.0.provider_id.clone(), "static");
         Ok(Found { identity, claim: Claim::Proof(self.proof()) })
     }
@@ -63,7 +63,7 @@ impl Provider for StaticHost {
 
 #[async_trait]
 impl Provider for Standalone {
-    async fn identify(&self) -> Result<Found, ProviderError> {
+    async fn identify(&self, _hear: &HearRootUrl<'_>) -> Result<Found, ProviderError> {
         let provider_id: ProviderId = Self::PROVIDER_ID.parse().map_err(|_| ProviderError::Field {
             url: "standalone".into(),
             field: "providerId",

@@ -8,8 +8,10 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use taskcluster_api::RetryPolicy;
 use taskcluster_api::retry::Tries;
+use taskcluster_api::{RetryPolicy, TIMELINE};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -19,6 +21,10 @@ const TRY: Duration = Duration::from_secs(5);
 
 /// For how long the service is asked: a machine boots before its network does, and one that gives up is lost.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// The longest pause between two tries, before jitter: this service is this machine's alone, and a network that has just
+/// come up must not be waited for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// For how long a 404 on what must be there is not believed.
 const ABSENT_PATIENCE: Duration = Duration::from_secs(10);
@@ -37,6 +43,13 @@ pub struct MetadataService(Option<Url>);
 #[derive(Debug, thiserror::Error)]
 #[error("a metadata service of your own must be an http URL on a loopback address, such as http://127.0.0.1:8080")]
 pub struct NotLoopback;
+
+impl MetadataService {
+    /// Where it is, if not where the cloud puts it.
+    pub const fn url(&self) -> Option<&Url> {
+        self.0.as_ref()
+    }
+}
 
 impl std::str::FromStr for MetadataService {
     type Err = NotLoopback;
@@ -178,7 +191,8 @@ impl MetadataHttp {
     }
 
     fn tries(&self) -> Tries {
-        Tries::begin(RetryPolicy::persistent(PATIENCE.saturating_sub(self.began.elapsed())))
+        let policy = RetryPolicy::persistent(PATIENCE.saturating_sub(self.began.elapsed()));
+        Tries::begin(RetryPolicy { longest: LONGEST_PAUSE, ..policy })
     }
 
     /// What must be there.
@@ -228,13 +242,19 @@ impl MetadataHttp {
 
     /// One try.
     pub async fn ask(&self, question: &Question) -> Result<Answer, Failure> {
-        let no_answer = |error: reqwest::Error| Failure::NoAnswer(describe(&error));
+        let (method, url) = (question.method.as_str(), self.url(&question.path));
+        let span = tracing::info_span!(target: TIMELINE, "request", method, what = url, status = Empty);
+        self.send(question).instrument(span).await
+    }
+
+    async fn send(&self, question: &Question) -> Result<Answer, Failure> {
         let request = self.client.request(question.method.clone(), self.url(&question.path));
         let mut request = request.headers(question.headers.clone()).timeout(question.timeout);
         if let Some(body) = &question.body {
             request = request.body(body.clone());
         }
-        let mut response = request.send().await.map_err(no_answer)?;
+        let mut response = request.send().await.map_err(|error| Failure::NoAnswer(describe(&error)))?;
+        Span::current().record("status", response.status().as_u16());
         tracing::trace!("{} {} answered {}", question.method, self.url(&question.path), response.status().as_u16());
         if let Some((name, value)) = &self.seal
             && response.headers().get(name).is_none_or(|found| found.as_bytes() != value.as_bytes())
@@ -245,14 +265,7 @@ impl MetadataHttp {
         if !response.status().is_success() {
             return Err(Failure::Status(response.status()));
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_ANSWER {
-                return Err(Failure::Strange("the answer is larger than 1 MiB"));
-            }
-        }
-        let text = String::from_utf8(body).map_err(|_| Failure::Strange("the answer is no UTF-8"))?;
+        let text = read_text(&mut response).instrument(tracing::info_span!(target: TIMELINE, "body")).await?;
         Ok(Answer { text, headers: std::mem::take(response.headers_mut()) })
     }
 
@@ -261,8 +274,8 @@ impl MetadataHttp {
     }
 
     /// Reads an answer as JSON; says what is wrong by field, never by value.
-    pub fn json<T: DeserializeOwned>(&self, path: &str, answer: &Answer) -> Result<T, ProviderError> {
-        taskcluster_api::from_json(answer.text.as_bytes()).map_err(|problem| ProviderError::Field {
+    pub fn json<T: DeserializeOwned>(&self, path: &str, text: &str) -> Result<T, ProviderError> {
+        taskcluster_api::from_json(text.as_bytes()).map_err(|problem| ProviderError::Field {
             url: self.url(path),
             field: "the whole answer",
             problem: problem.to_string(),
@@ -281,6 +294,18 @@ impl MetadataHttp {
             ProviderError::Field { url: self.url(path), field, problem }
         })
     }
+}
+
+/// An answer's text, within bounds.
+async fn read_text(response: &mut reqwest::Response) -> Result<String, Failure> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| Failure::NoAnswer(describe(&error)))? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_ANSWER {
+            return Err(Failure::Strange("the answer is larger than 1 MiB"));
+        }
+    }
+    String::from_utf8(body).map_err(|_| Failure::Strange("the answer is no UTF-8"))
 }
 
 /// The innermost cause says most, such as `Connection refused`.

@@ -8,6 +8,8 @@ mod google;
 mod host;
 pub mod metadata_http;
 
+use crate::json::object;
+use crate::platform::{self, Alarm};
 use crate::run_state::Identity;
 use crate::runner_config::ProviderConfig;
 use crate::runner_config::settings::InterruptionSettings;
@@ -19,7 +21,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use taskcluster_api::{Credentials, WorkerProof};
+use taskcluster_api::{Credentials, RootUrl, WorkerProof};
 
 /// What a provider finds out about the machine.
 #[derive(Debug)]
@@ -159,11 +161,14 @@ pub enum ProviderError {
     Reclaimed(Notice),
 }
 
+/// Somebody who wants to know where the deployment is before the rest is known: to connect to it.
+pub type HearRootUrl<'a> = dyn Fn(&RootUrl) + Send + Sync + 'a;
+
 /// A source of identity. All methods are required: "this host gets no notice" is a line that somebody wrote.
 #[async_trait]
 pub trait Provider: Send + Sync {
-    /// Who this machine is, and its claim to be.
-    async fn identify(&self) -> Result<Found, ProviderError>;
+    /// Who this machine is, and its claim to be. Where the deployment is, is heard as soon as that is known.
+    async fn identify(&self, hear: &HearRootUrl<'_>) -> Result<Found, ProviderError>;
 
     /// A fresh proof of the same.
     async fn prove(&self) -> Result<WorkerProof, ProviderError>;
@@ -200,12 +205,23 @@ struct Poll<L> {
     announced: Announced,
     current: Vec<Notice>,
     trouble: Trouble,
+    /// Rings for the next look, once, where a timer of the runtime wakes up twice.
+    alarm: Option<Alarm>,
 }
 
 impl<L: Look> Poll<L> {
     fn new(source: L, pause: Duration, waits: bool) -> Self {
         let (announced, current, trouble) = (Announced::default(), Vec::new(), Trouble::default());
-        Self { source, pause, waits, announced, current, trouble }
+        Self { source, pause, waits, announced, current, trouble, alarm: None }
+    }
+
+    async fn wait(&mut self) {
+        // An alarm may ring sooner than after a longer pause; and there, one wake-up more is no matter.
+        if self.pause <= platform::LOOK_AT_CLOCK {
+            self.alarm.get_or_insert_with(Alarm::unset).ring(self.pause).await;
+        } else {
+            tokio::time::sleep(self.pause).await;
+        }
     }
 }
 
@@ -217,7 +233,7 @@ impl<L: Look> Watch for Poll<L> {
                 return word;
             }
             if std::mem::replace(&mut self.waits, true) {
-                tokio::time::sleep(self.pause).await;
+                self.wait().await;
             }
             let looked = self.source.look().await;
             self.trouble.note(L::WANTED, looked.as_ref().err());
@@ -275,7 +291,7 @@ fn recognise_id(cached: &str, now: Result<&str, &ProviderError>) -> Recognition 
 
 /// Those of these facts that are known; nothing is invented for the others.
 fn known<const N: usize>(facts: [(&str, Option<String>); N]) -> Map<String, Value> {
-    facts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))).collect()
+    object(facts.into_iter().filter_map(|(key, value)| Some((key, value?.into()))))
 }
 
 /// Looks happen every second: says once that they fail, and once that they work again.

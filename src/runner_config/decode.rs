@@ -39,7 +39,7 @@ pub fn decode(document: &Document, problems: &mut Vec<Problem>) -> Sections {
         problems.push(Problem::error(mistake.at, path.clone()).note(mistake.problem.clone()));
     }
     let mut sections = decode_root(&document.root, problems).unwrap_or_default();
-    problems.sort_by_key(|problem| (problem.line, problem.column));
+    Problem::sort(problems);
     sections.config = sections.config.filter(|_| !problems.iter().any(Problem::is_error));
     sections
 }

@@ -3,6 +3,7 @@
 //! JSON is read as the part of YAML that it is. Scalars mean what the Go program's YAML library takes them for:
 //! YAML 1.2's core schema, with `0x`, `0o`, `0b` and leading-zero octal integers and `_` between digits.
 
+use crate::json::object;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Number, Value};
@@ -144,7 +145,7 @@ pub struct Document {
 
 /// The members of a mapping as JSON.
 pub fn to_map(entries: &[Entry]) -> Map<String, Value> {
-    entries.iter().map(|entry| (entry.key.clone(), entry.node.to_value())).collect()
+    object(entries.iter().map(|entry| (&entry.key, entry.node.to_value())))
 }
 
 /// Reads a text that is one mapping without mistakes; or what is wrong with it, and where.

@@ -15,7 +15,7 @@ pub use problem::{Problem, Severity};
 pub use settings::Settings;
 
 use self::document::{Document, SyntaxError, parse};
-use crate::platform::{self, Looseness};
+use crate::platform::{self, Looseness, PRIVATE};
 use crate::run_state::Identity;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
@@ -160,6 +160,20 @@ pub enum WorkerConfig {
     Dummy,
 }
 
+impl WorkerConfig {
+    /// What the worker's start will read, as far as that is known.
+    pub fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::GenericWorker { start: GenericWorkerStart::Path(path), config_path }
+            | Self::DockerWorker { path, config_path } => vec![path, platform::folder_of(config_path)],
+            Self::GenericWorker { start: GenericWorkerStart::Service { .. }, config_path } => {
+                vec![platform::folder_of(config_path)]
+            }
+            Self::Dummy => Vec::new(),
+        }
+    }
+}
+
 /// How generic-worker is started.
 #[derive(Debug, Clone)]
 pub enum GenericWorkerStart {
@@ -250,7 +264,7 @@ pub fn load(path: &Path) -> Result<Loaded, RunnerConfigError> {
         problems.push(problem);
         config = None;
     }
-    if let Some(note) = platform::looseness(&file).map_err(unreadable)?.map(loose_note) {
+    if let Some(note) = platform::looseness(&file).map_err(unreadable)?.as_ref().map(loose_note) {
         problems.push(Problem::of_file(Severity::Warning, note));
     }
     Ok(Loaded { path: path.to_owned(), config, problems, sections, document })
@@ -290,13 +304,13 @@ fn one_file_twice(path: &Path, sections: &Sections) -> Option<Problem> {
 /// be secret, but that is never a reason not to boot.
 pub fn tighten(path: &Path) {
     let result = platform::open_regular_file(path).and_then(|file| match platform::looseness(&file)? {
-        Some(Looseness { ours: true, mode }) => {
+        Some(Looseness { ours: true, access }) => {
             platform::make_private(&file)?;
-            tracing::warn!("{} may hold secrets and had mode {mode:03o}: it is 0600 now", path.display());
+            tracing::warn!("{} may hold secrets and had {access}: it is {PRIVATE} now", path.display());
             Ok(())
         }
         Some(looseness) => {
-            tracing::warn!("{}: {}", path.display(), loose_note(looseness));
+            tracing::warn!("{}: {}", path.display(), loose_note(&looseness));
             Ok(())
         }
         None => Ok(()),
@@ -306,13 +320,13 @@ pub fn tighten(path: &Path) {
     }
 }
 
-fn loose_note(looseness: Looseness) -> String {
-    let mode = looseness.mode;
+fn loose_note(looseness: &Looseness) -> String {
+    let access = &looseness.access;
     if looseness.ours {
-        format!("the file may hold secrets and has mode {mode:03o}; a boot makes it 0600")
+        format!("the file may hold secrets and has {access}; a boot makes it {PRIVATE}")
     } else {
         format!(
-            "THE FILE MAY HOLD SECRETS, OTHERS MAY READ OR CHANGE IT (mode {mode:03o}), AND IT BELONGS TO SOMEBODY ELSE: make it 0600 and ours"
+            "THE FILE MAY HOLD SECRETS, OTHERS MAY READ OR CHANGE IT ({access}), AND IT BELONGS TO SOMEBODY ELSE: make it {PRIVATE} and ours"
         )
     }
 }

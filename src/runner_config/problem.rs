@@ -102,6 +102,11 @@ impl Problem {
         self
     }
 
+    /// By their places; those without one first.
+    pub fn sort(problems: &mut [Self]) {
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+    }
+
     /// Whether it stops a boot.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error

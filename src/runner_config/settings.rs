@@ -185,9 +185,9 @@ impl Default for InterruptionSettings {
 /// `credentials:`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialsSettings {
-    /// They are renewed this long before they end.
+    /// They are renewed this long before they end, or up to half of that sooner.
     pub renew_before: Duration,
-    /// The shortest pause after a renewal that failed.
+    /// The first pause after a renewal that failed, before jitter.
     pub first_pause: Duration,
     /// The longest.
     pub longest_pause: Duration,

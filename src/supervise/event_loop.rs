@@ -10,12 +10,13 @@ use crate::driver::process::{Process, WorkerExit};
 use crate::driver::{Habits, Worker};
 use crate::logging::LogStream;
 use crate::outcome::RunFacts;
-use crate::platform::{self, InitWord, MemoryEvents, MemoryWatch};
+use crate::platform::{self, Alarm, MemoryEvents, MemoryWatch, ServiceManager, Word};
 use crate::provider::{Found, Provider, Watch};
 use crate::registration::{self, RenewalError};
 use crate::report::{Redactor, Reporter};
 use crate::retirement;
 use crate::run_state::{Lease, RunState};
+use crate::timeline;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -25,12 +26,13 @@ use taskcluster_api::{Client, Renewal, ReportWorkerError, WorkerManager};
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
+use tracing::Span;
 use worker_protocol::message::ErrorReport;
 use worker_protocol::{Message, MessageWriter, Outbox};
 
-/// The clock is looked at this often at least: a machine that slept has a clock that jumped, and timers that did
-/// not see it.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// So long after the worker's start, connections that nobody needs are closed and threads that nobody needs have ended:
+/// what they leave is given back.
+const AFTER_BOOT: Duration = Duration::from_secs(20);
 
 /// How long the worker's last lines are waited for while a slow reader of the log takes them.
 const LONGEST_LAST_LINES: Duration = Duration::from_secs(60);
@@ -51,7 +53,7 @@ const MOST_REPORTS: usize = 8;
 /// Messages between the relay and the loop: each may be large.
 const MESSAGES: usize = 1;
 
-/// What the init system is given beyond the worker's time: ours.
+/// What the service manager is given beyond the worker's time: ours.
 const OUR_TIME: Duration = Duration::from_secs(15);
 
 /// What a run needs beside its worker.
@@ -70,6 +72,8 @@ pub struct Surroundings {
     pub redactor: Redactor,
     /// Where the worker's lines go.
     pub log: LogStream,
+    /// Who started us.
+    pub manager: ServiceManager,
     /// Requests to end.
     pub signals: StopSignals,
 }
@@ -106,6 +110,7 @@ struct Loop {
     reporter: Reporter,
     redactor: Redactor,
     log: LogStream,
+    manager: ServiceManager,
     traffic: Traffic,
     memory: Option<MemoryEvents>,
     supervisor: Supervisor,
@@ -120,12 +125,16 @@ struct Loop {
     /// Since when the machine is to go, if the worker asked for that.
     retiring: Option<Timestamp>,
     exit: Option<WorkerExit>,
+    /// The time until the worker says hello, or is not waited for any more.
+    hello: Option<Span>,
 }
 
 /// Stays beside the worker until it has ended.
 pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings) -> Ended {
-    let Surroundings { terms, provider, client, cache, reporter, redactor, log, mut signals } = surroundings;
+    let Surroundings { terms, provider, client, cache, reporter, redactor, log, manager, mut signals } = surroundings;
+    let mut awake = manager.clone();
     let Worker { mut process, streams } = worker;
+    let alarm = Alarm::unset();
     let outbox = Outbox::new(Supervisor::offer(&terms, run.admitted.lease.as_ref()));
     let mut clock = Clock::begin(&client);
     let (supervisor, first) = Supervisor::begin(terms.clone(), run.admitted.lease.clone(), clock.now(&client));
@@ -143,6 +152,7 @@ pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings
         provider,
         reporter,
         log: log.clone(),
+        manager,
         traffic: traffic.clone(),
         memory: MemoryEvents::ours(),
         supervisor,
@@ -156,12 +166,18 @@ pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings
         retired: false,
         retiring: None,
         exit: None,
+        hello: Some(tracing::info_span!(target: timeline::TARGET, "stage", what = timeline::HELLO)),
     };
     let output = relay::output(streams.output, log.clone(), messages, traffic.clone());
     state.spawn(Task::Output, async { Outcome::OutputEnded(output.await) });
     let errors = relay::errors(streams.errors, log, traffic);
     state.spawn(Task::Errors, async { Outcome::ErrorsEnded(errors.await) });
     state.spawn(Task::Input, async { Outcome::InputClosed(write_input(streams.input, to_write).await) });
+    state.spawn(Task::LettingGo, async move {
+        tokio::time::sleep(AFTER_BOOT).await;
+        platform::let_go();
+        Outcome::LetGo
+    });
     state.provider.watches().into_iter().for_each(|watch| state.watch(watch));
     match state.memory.as_ref().map(MemoryEvents::watch) {
         Some(Ok(watch)) => state.watch_memory(watch),
@@ -171,15 +187,18 @@ pub async fn supervise(worker: Worker, run: RunState, surroundings: Surroundings
     state.act(first, &mut process);
 
     while state.exit.is_none() {
+        let bell = Some(&alarm).filter(|_| !state.is_calling());
         let event = tokio::select! {
             exit = process.exited(), if state.is_running() => Some(Event::Exited(exit)),
             request = signals.next() => Some(match request {
                 Request::Stop => Event::StopSignal,
                 Request::Drain => Event::DrainSignal,
             }),
+            // Its clock has jumped: every deadline is looked at anew.
+            () = awake.resumed() => None,
             Some(message) = received.recv() => Some(Event::Message(message)),
             Some(joined) = state.tasks.join_next_with_id() => state.joined(joined),
-            () = sleep_until(&state.deadlines, &mut state.clock, &state.client) => state.elapse(),
+            () = wait_for_deadline(bell, &state.deadlines, &mut state.clock, &state.client) => state.elapse(),
             Ok(permit) = input.reserve(), if state.outbox.is_ready() => {
                 if let Some(message) = state.outbox.pop() {
                     permit.send(message);
@@ -202,6 +221,13 @@ impl Loop {
 
     fn runs(&self, task: Task) -> bool {
         self.running.values().any(|running| *running == task)
+    }
+
+    /// Whether a service is being asked something.
+    fn is_calling(&self) -> bool {
+        [Task::Renewal, Task::Registration, Task::Report, Task::Question, Task::Retirement]
+            .into_iter()
+            .any(|task| self.runs(task))
     }
 
     fn watch(&mut self, mut watch: Box<dyn Watch>) {
@@ -274,7 +300,7 @@ impl Loop {
             Task::Output | Task::Errors | Task::Watch => Some(Event::PartLost(task.name())),
             Task::Input => Some(Event::InputClosed),
             Task::Renewal | Task::Registration => {
-                Some(Event::Renewed(Err(NotRenewed::Failed("our own task failed".to_owned()))))
+                Some(Event::Renewed(Err(NotRenewed::Failed { reason: "our own task failed".to_owned(), asked: None })))
             }
             Task::CacheWrite => Some(Event::CacheWritten(false)),
             Task::Question => Some(Event::ManagerSays(Err("our own task failed".to_owned()))),
@@ -284,7 +310,7 @@ impl Loop {
                 None
             }
             // Retirement is tried again when the run is over; memory is looked at when something ends, too.
-            Task::Retirement | Task::Memory => None,
+            Task::Retirement | Task::Memory | Task::LettingGo => None,
         }
     }
 
@@ -324,6 +350,7 @@ impl Loop {
                 self.send_next_report();
                 None
             }
+            Outcome::LetGo => None,
             Outcome::Retired(retired) => {
                 self.retired = retired;
                 None
@@ -340,6 +367,9 @@ impl Loop {
         }
         let deadline = *deadline;
         self.deadlines.remove(&deadline);
+        if deadline == Deadline::Hello {
+            self.hello = None;
+        }
         Some(match deadline {
             Deadline::Progress => Event::Activity(self.traffic.count()),
             Deadline::Renewal
@@ -360,6 +390,7 @@ impl Loop {
             match action {
                 Action::Send(message) => self.outbox.push(message),
                 Action::Agree(capabilities) => {
+                    self.hello = None;
                     self.outbox.hello(capabilities);
                 }
                 Action::Renew => self.renew(),
@@ -389,12 +420,12 @@ impl Loop {
                 Action::Log(Say::Warning(text)) => tracing::warn!("{text}"),
                 Action::Log(Say::Error(text)) => tracing::error!("{text}"),
                 Action::Stopping { left, told } => {
-                    platform::tell_init(InitWord::Status("the worker is asked to end"));
+                    self.manager.tell(Word::Status("the worker is asked to end"));
                     if told {
-                        platform::tell_init(InitWord::Stopping);
+                        self.manager.tell(Word::Stopping);
                     }
                     if let Some(left) = left.and_then(|left| Duration::try_from(left).ok()) {
-                        platform::tell_init(InitWord::Extend(left + OUR_TIME));
+                        self.manager.tell(Word::Extend(left + OUR_TIME));
                     }
                 }
                 Action::Finish(exit) => self.exit = Some(exit),
@@ -409,7 +440,9 @@ impl Loop {
         self.spawn_renewal(Task::Renewal, async move {
             registration::renew(&client, &worker, &lease.secret).await.map_err(|error| match error {
                 RenewalError::Refused(_) => NotRenewed::Refused(error.to_string()),
-                RenewalError::Failed(_) => NotRenewed::Failed(error.to_string()),
+                RenewalError::Failed(ref failed) => {
+                    NotRenewed::Failed { asked: failed.retry_after(), reason: error.to_string() }
+                }
             })
         });
     }
@@ -419,12 +452,12 @@ impl Loop {
         let (client, provider) = (self.client.clone(), Arc::clone(&self.provider));
         let is_cloud = self.terms.is_cloud;
         self.spawn_renewal(Task::Registration, async move {
-            let failed = |error: &dyn std::fmt::Display| NotRenewed::Failed(error.to_string());
-            let found: Found = provider.identify().await.map_err(|error| failed(&error))?;
+            let failed = |error: &dyn std::fmt::Display| NotRenewed::Failed { reason: error.to_string(), asked: None };
+            let found: Found = provider.identify(&|_| {}).await.map_err(|error| failed(&error))?;
             let admitted = registration::admit(&client, &*provider, found, is_cloud).await;
             let admitted = admitted.map_err(|error| failed(&taskcluster_api::Chain(&error)))?;
             let Some(Lease { expires, secret }) = admitted.lease else {
-                return Err(NotRenewed::Failed("these credentials never end".to_owned()));
+                return Err(failed(&"these credentials never end"));
             };
             Ok(Renewal { credentials: admitted.credentials, expires, secret })
         });
@@ -625,11 +658,21 @@ async fn write_input(input: Box<dyn AsyncWrite + Send + Unpin>, mut messages: mp
     io::Error::other("the run is over")
 }
 
-/// Sleeps until the first deadline may have come, or a while: the clock may jump meanwhile.
-async fn sleep_until(deadlines: &BTreeMap<Deadline, Timestamp>, clock: &mut Clock, client: &Client) {
+/// Waits until the first deadline may have come: the clock may be set meanwhile, and the machine may sleep. No alarm rings
+/// when a call finds out that the service's clock goes ahead of ours.
+async fn wait_for_deadline(
+    alarm: Option<&Alarm>,
+    deadlines: &BTreeMap<Deadline, Timestamp>,
+    clock: &mut Clock,
+    client: &Client,
+) {
     let Some(time) = deadlines.values().min() else {
         return std::future::pending().await;
     };
     let left = Duration::try_from(time.duration_since(clock.now(client))).unwrap_or_default();
-    tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+    match alarm {
+        Some(alarm) => alarm.ring(left).await,
+        // A call is under way: the clock may be found to be another, and no alarm rings at that.
+        None => tokio::time::sleep(left.min(platform::LOOK_AT_CLOCK)).await,
+    }
 }

@@ -13,4 +13,4 @@ mod tasks;
 
 pub use event_loop::{Ended, Surroundings, supervise};
 pub use signals::{Request, StopSignals};
-pub use supervisor::Terms;
+pub use supervisor::{Action, Deadline, Event, NotRenewed, Renewed, Supervisor, Terms};

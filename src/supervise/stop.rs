@@ -1,9 +1,10 @@
-//! How a worker is brought to its end: asked to finish its tasks, asked to end at once, SIGTERM, SIGKILL; each once,
+//! How a worker is brought to its end: asked to finish its tasks, asked to end at once, terminated, killed; each once,
 //! each no later than the nearest deadline asks for. Pure.
 //!
 //! generic-worker heeds only the first graceful termination that it gets and no later message or SIGTERM, so what it is
 //! told first must fit the time that there is.
 
+use crate::driver::Habits;
 use crate::outcome::StopCause;
 use crate::runner_config::settings::{InterruptionSettings, StopSettings};
 use jiff::{SignedDuration, Timestamp};
@@ -18,9 +19,9 @@ pub enum Step {
     Drain,
     /// Asked to end at once, in order.
     Abort,
-    /// SIGTERM.
+    /// SIGTERM, or the service manager's stop.
     Terminate,
-    /// SIGKILL.
+    /// SIGKILL, or its likes.
     Kill,
 }
 
@@ -49,6 +50,7 @@ pub enum Hearing {
 /// The way to the end.
 #[derive(Debug)]
 pub struct StopLadder {
+    habits: Habits,
     abort_before: SignedDuration,
     terminate_before: SignedDuration,
     step: Step,
@@ -64,8 +66,9 @@ pub struct StopLadder {
 
 impl StopLadder {
     /// Nobody wants anything yet.
-    pub fn new(stop: &StopSettings, interruption: &InterruptionSettings) -> Self {
+    pub fn new(stop: &StopSettings, interruption: &InterruptionSettings, habits: Habits) -> Self {
         Self {
+            habits,
             abort_before: signed(interruption.abort_before),
             terminate_before: signed(stop.terminate_before),
             step: Step::None,
@@ -92,9 +95,9 @@ impl StopLadder {
         self.step
     }
 
-    /// Whether a drain is wanted that the worker has not been told of.
-    pub const fn drain_is_untold(&self) -> bool {
-        self.drain && matches!(self.step, Step::None)
+    /// Whether the worker is to end and has not been told in any way.
+    pub const fn is_untold(&self) -> bool {
+        self.cause.is_some() && matches!(self.step, Step::None)
     }
 
     /// Takes an order; what is wanted already, or sooner, stays as it is. Whether anything is new.
@@ -127,7 +130,7 @@ impl StopLadder {
     }
 
     /// What has to be done now, if anything. To be asked until there is nothing more.
-    pub fn due(&mut self, now: Timestamp, hearing: Hearing, drains_on_interrupt: bool) -> Option<Push> {
+    pub fn due(&mut self, now: Timestamp, hearing: Hearing) -> Option<Push> {
         let wanted =
             [(Step::Kill, self.deadline), (Step::Terminate, self.terminate_at()), (Step::Abort, self.abort_at)]
                 .into_iter()
@@ -138,16 +141,28 @@ impl StopLadder {
         }
         // Where there is time, it is told once it has said hello.
         let waits = hearing == Hearing::NotYet && self.deadline.is_none();
+        let interrupts = self.habits.drains_on_interrupt;
         let push = match (wanted, hearing) {
             (Step::Drain, Hearing::Messages) => Push::Message { finish_tasks: true },
-            (Step::Drain, Hearing::NotYet | Hearing::Signals) if drains_on_interrupt && !waits => Push::Interrupt,
-            // Or there is no gentle way to tell it: it hears when the deadline comes.
-            (Step::None, _) | (Step::Drain, Hearing::NotYet | Hearing::Signals) => return None,
-            (Step::Abort, Hearing::Messages) => Push::Message { finish_tasks: false },
-            (Step::Abort, Hearing::NotYet | Hearing::Signals) => {
+            (Step::Drain, Hearing::NotYet | Hearing::Signals) if interrupts && !waits => Push::Interrupt,
+            (Step::Abort, Hearing::NotYet | Hearing::Signals) if self.habits.heeds_termination => {
                 self.step = Step::Terminate;
                 self.by_message = false;
                 return Some(Push::Terminate);
+            }
+            // There is no gentle way to tell it: it hears when it says hello, of which generic-worker heeds the first word
+            // only, or when the deadline comes.
+            (Step::None, _) | (Step::Drain, Hearing::NotYet | Hearing::Signals) | (Step::Abort, Hearing::NotYet) => {
+                return None;
+            }
+            (Step::Abort, Hearing::Messages) => Push::Message { finish_tasks: false },
+            // Only killing it is left, and that can wait until it must be: meanwhile it is drained at least.
+            (Step::Abort, Hearing::Signals) => {
+                let drains = interrupts && self.step < Step::Drain;
+                if drains {
+                    (self.step, self.by_message) = (Step::Drain, false);
+                }
+                return drains.then_some(Push::Interrupt);
             }
             (Step::Terminate, _) => Push::Terminate,
             (Step::Kill, _) => Push::Kill,
@@ -158,14 +173,17 @@ impl StopLadder {
     }
 
     /// When something has to be done next.
-    pub fn next(&self) -> Option<Timestamp> {
-        let ahead = [(Step::Abort, self.abort_at), (Step::Terminate, self.terminate_at()), (Step::Kill, self.deadline)];
+    pub fn next(&self, hearing: Hearing) -> Option<Timestamp> {
+        // What can't be told now is told once it can be.
+        let abort_at = self.abort_at.filter(|_| hearing == Hearing::Messages || self.habits.heeds_termination);
+        let ahead = [(Step::Abort, abort_at), (Step::Terminate, self.terminate_at()), (Step::Kill, self.deadline)];
         ahead.into_iter().filter(|(step, _)| *step > self.step).filter_map(|(_, time)| time).min()
     }
 
-    /// SIGTERM comes some time before the end, but never before half of the time has passed.
+    /// A termination comes some time before the end, but never before half of the time has passed; where it is as hard
+    /// as a kill there is none.
     fn terminate_at(&self) -> Option<Timestamp> {
-        let deadline = self.deadline?;
+        let deadline = self.deadline.filter(|_| self.habits.heeds_termination)?;
         let time = self.abort_at.map_or(self.terminate_before, |abort| deadline.duration_since(abort));
         let half = SignedDuration::from_nanos_i128((time.as_nanos() / 2).max(0));
         Some(earlier(deadline, self.terminate_before.min(half)))
@@ -180,11 +198,11 @@ pub enum Push {
         /// Whether it may finish its tasks first.
         finish_tasks: bool,
     },
-    /// SIGINT.
+    /// SIGINT, or `CTRL_BREAK`.
     Interrupt,
-    /// SIGTERM to its group.
+    /// SIGTERM to its group, or the service manager's stop.
     Terminate,
-    /// SIGKILL to its group.
+    /// SIGKILL to its group, or its likes.
     Kill,
 }
 
@@ -210,8 +228,20 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    const HABITS: Habits = Habits {
+        drains_on_interrupt: true,
+        heeds_termination: true,
+        ends_with_its_output: false,
+        asks_whether_wanted: true,
+        leaves_reboots_to_others: false,
+    };
+
     fn ladder() -> StopLadder {
-        StopLadder::new(&StopSettings::default(), &InterruptionSettings::default())
+        ladder_of(HABITS)
+    }
+
+    fn ladder_of(habits: Habits) -> StopLadder {
+        StopLadder::new(&StopSettings::default(), &InterruptionSettings::default(), habits)
     }
 
     fn order(finish_tasks: bool, deadline: Option<i64>) -> Order {
@@ -223,10 +253,10 @@ mod tests {
         let mut done = Vec::new();
         let mut now = at(0);
         loop {
-            while let Some(push) = ladder.due(now, hearing, true) {
+            while let Some(push) = ladder.due(now, hearing) {
                 done.push((now.as_second(), push));
             }
-            match ladder.next() {
+            match ladder.next(hearing) {
                 Some(next) => now = next.max(now),
                 None => return done,
             }
@@ -261,6 +291,35 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_that_heeds_no_termination_has_all_its_time() {
+        use Hearing::{Messages, NotYet, Signals};
+        use Push::{Interrupt, Kill};
+        let table: [Row; 6] = [
+            (false, Some(80), Messages, &[(0, ABORT), (80, Kill)]),
+            (false, Some(80), NotYet, &[(80, Kill)]),
+            (false, Some(80), Signals, &[(80, Kill)]),
+            (true, None, Signals, &[]),
+            (true, Some(4000), Messages, &[(0, DRAIN), (3975, ABORT), (4000, Kill)]),
+            (true, Some(4000), Signals, &[(4000, Kill)]),
+        ];
+        let deaf = Habits { heeds_termination: false, drains_on_interrupt: false, ..HABITS };
+        for (finish_tasks, deadline, hearing, expected) in table {
+            let mut ladder = ladder_of(deaf);
+            ladder.order(order(finish_tasks, deadline), at(0));
+            assert_eq!(story(&mut ladder, hearing), expected, "{finish_tasks} {deadline:?} {hearing:?}");
+        }
+        // It is told once it can be, and on a console drained where it can't.
+        let mut ladder = ladder_of(Habits { heeds_termination: false, ..HABITS });
+        ladder.order(order(false, Some(80)), at(0));
+        assert_eq!((ladder.due(at(0), NotYet), ladder.next(NotYet)), (None, Some(at(80))));
+        assert_eq!((ladder.due(at(1), Messages), ladder.due(at(1), Messages)), (Some(ABORT), None));
+        let mut ladder = ladder_of(Habits { heeds_termination: false, ..HABITS });
+        ladder.order(order(false, Some(80)), at(0));
+        assert_eq!((ladder.due(at(0), Signals), ladder.due(at(0), Signals)), (Some(Interrupt), None));
+        assert_eq!(ladder.next(Signals), Some(at(80)));
+    }
+
+    #[test]
     fn a_nearer_deadline_moves_everything_forward_and_a_farther_one_nothing_back() {
         let mut ladder = ladder();
         ladder.order(order(true, Some(4000)), at(0));
@@ -277,11 +336,11 @@ mod tests {
         for (finish_tasks, expected) in [(true, Push::Interrupt), (false, Push::Terminate)] {
             let mut ladder = ladder();
             ladder.order(order(finish_tasks, Some(5000)), at(0));
-            assert_eq!(ladder.due(at(0), Hearing::Messages, true), Some(Push::Message { finish_tasks }));
+            assert_eq!(ladder.due(at(0), Hearing::Messages), Some(Push::Message { finish_tasks }));
             ladder.unheard();
-            assert_eq!(ladder.due(at(1), Hearing::Signals, true), Some(expected));
+            assert_eq!(ladder.due(at(1), Hearing::Signals), Some(expected));
             ladder.unheard();
-            assert_eq!(ladder.due(at(1), Hearing::Signals, true), None);
+            assert_eq!(ladder.due(at(1), Hearing::Signals), None);
         }
     }
 

@@ -7,14 +7,14 @@ use crate::driver::Habits;
 use crate::driver::process::WorkerExit;
 use crate::outcome::{RunFacts, StopCause};
 use crate::provider::{Notice, NoticeKind, Word};
-use crate::registration::renewal_time;
+use crate::registration::{last_renewal, renewal_time};
 use crate::run_state::Lease;
 use crate::runner_config::settings::{AskManager, OnSilence, Settings};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::time::Duration;
-use taskcluster_api::{Credentials, Renewal};
+use taskcluster_api::{Credentials, Renewal, RetryPolicy};
 use worker_protocol::message::ErrorReport;
 use worker_protocol::{Capabilities, Capability, Message};
 
@@ -90,7 +90,12 @@ pub enum NotRenewed {
     /// Trying again changes nothing.
     Refused(String),
     /// It may go better next time.
-    Failed(String),
+    Failed {
+        /// Why.
+        reason: String,
+        /// How long the service asks to be left alone.
+        asked: Option<Duration>,
+    },
 }
 
 /// A time that the supervisor waits for.
@@ -158,11 +163,11 @@ pub enum Action {
     AskManager,
     /// Retire the machine, while the worker still runs.
     Retire,
-    /// SIGINT to the worker.
+    /// Ask the worker to finish its tasks, otherwise than by a message: SIGINT, or `CTRL_BREAK`.
     Interrupt,
-    /// SIGTERM to the worker and its group.
+    /// Ask the worker to end, otherwise than by a message: SIGTERM to it and its group, or the service manager's stop.
     Terminate,
-    /// SIGKILL to the worker and its group.
+    /// End the worker and all that is its: SIGKILL, or the end of its job.
     Kill,
     /// Wake up at this time.
     Arm(Deadline, Timestamp),
@@ -170,7 +175,7 @@ pub enum Action {
     Disarm(Deadline),
     /// Say this in the log.
     Log(Say),
-    /// Tell the init system that the worker is being stopped, and how long that may take.
+    /// Tell the service manager that the worker is being stopped, and how long that may take.
     Stopping {
         /// How long.
         left: Option<SignedDuration>,
@@ -242,7 +247,8 @@ pub struct Supervisor {
     heard_end: Option<Timestamp>,
     /// When the worker was last sent credentials.
     sent_at: Option<Timestamp>,
-    renewal_tries: u32,
+    /// How many tries to renew have failed in a row, and since when.
+    failing: Option<(usize, Timestamp)>,
     renewing: bool,
     waited_for_renewal: bool,
     activity: Option<Activity>,
@@ -260,7 +266,7 @@ impl Supervisor {
             agreed: None,
             deaf: false,
             input_closed: false,
-            stop: StopLadder::new(&settings.stop, &settings.interruption),
+            stop: StopLadder::new(&settings.stop, &settings.interruption, terms.habits),
             said_untold: false,
             notices: Notices::new(&settings.interruption, settings.stop.grace),
             signalled: false,
@@ -271,7 +277,7 @@ impl Supervisor {
             unsent: None,
             heard_end: None,
             sent_at: None,
-            renewal_tries: 0,
+            failing: None,
             renewing: false,
             waited_for_renewal: false,
             activity: None,
@@ -512,6 +518,7 @@ impl Supervisor {
                 self.arm_look(now, actions);
             }
             Deadline::AskManager => actions.push(Action::AskManager),
+            Deadline::Mute if self.terms.habits.ends_with_its_output => self.contact_lost(now, actions),
             Deadline::Mute => {
                 warning(actions, format_args!("the worker closed its output, but runs: nothing more is heard of it"));
             }
@@ -628,20 +635,14 @@ impl Supervisor {
         if self.ended.is_some() {
             return;
         }
-        let (hearing, interrupt) = (self.hearing(), self.terms.habits.drains_on_interrupt);
-        while let Some(push) = self.stop.due(now, hearing, interrupt) {
+        let hearing = self.hearing();
+        while let Some(push) = self.stop.due(now, hearing) {
             match push {
                 Push::Message { finish_tasks } => {
                     actions.push(Action::Send(Message::GracefulTermination { finish_tasks }));
                 }
-                Push::Interrupt => {
-                    info(actions, format_args!("the worker hears no messages: SIGINT asks it to finish its tasks"));
-                    actions.push(Action::Interrupt);
-                }
-                Push::Terminate => {
-                    info(actions, format_args!("sending SIGTERM to the worker"));
-                    actions.push(Action::Terminate);
-                }
+                Push::Interrupt => actions.push(Action::Interrupt),
+                Push::Terminate => actions.push(Action::Terminate),
                 Push::Kill => {
                     // Whatever it says from now on, there is nobody to answer.
                     self.input_closed = true;
@@ -651,15 +652,16 @@ impl Supervisor {
                 }
             }
         }
-        if self.stop.drain_is_untold() && hearing == Hearing::Signals && !std::mem::replace(&mut self.said_untold, true)
-        {
+        if self.stop.is_untold() && hearing == Hearing::Signals && !std::mem::replace(&mut self.said_untold, true) {
             let why = "it hears no messages, and no signal means that to it";
             warning(
                 actions,
-                format_args!("the worker cannot be told to finish its tasks: {why}; it goes on until it must end"),
+                format_args!(
+                    "the worker cannot be told to finish its tasks and end: {why}; it goes on until it must end"
+                ),
             );
         }
-        match self.stop.next() {
+        match self.stop.next(hearing) {
             Some(next) => actions.push(Action::Arm(Deadline::Stop, next)),
             None if self.stop.step() == Step::None => {}
             None => actions.push(Action::Disarm(Deadline::Stop)),
@@ -774,7 +776,7 @@ impl Supervisor {
 
     fn renewed(&mut self, renewed: Renewed, now: Timestamp, actions: &mut Vec<Action>) {
         let Renewed { renewal, cached } = renewed;
-        (self.renewing, self.waited_for_renewal, self.renewal_tries) = (false, false, 0);
+        (self.renewing, self.waited_for_renewal, self.failing) = (false, false, None);
         if !cached && self.ended.is_none() {
             actions.push(Action::Arm(Deadline::CacheRetry, later(now, CACHE_RETRY)));
         }
@@ -810,7 +812,7 @@ impl Supervisor {
         }
         let refused = matches!(reason, NotRenewed::Refused(_));
         match reason {
-            NotRenewed::Refused(reason) | NotRenewed::Failed(reason)
+            NotRenewed::Refused(reason) | NotRenewed::Failed { reason, .. }
                 if self.terms.registers_again
                     && (refused || self.lease.as_ref().is_some_and(|lease| lease.expires <= now)) =>
             {
@@ -828,8 +830,8 @@ impl Supervisor {
                 actions.push(Action::Disarm(Deadline::Renewal));
                 self.order(Order { cause: StopCause::Credentials, finish_tasks: true, deadline: None }, now, actions);
             }
-            NotRenewed::Failed(reason) => {
-                let pause = self.renewal_pause();
+            NotRenewed::Failed { reason, asked } => {
+                let pause = self.renewal_pause(now, asked);
                 warning(
                     actions,
                     format_args!(
@@ -842,19 +844,31 @@ impl Supervisor {
         }
     }
 
-    /// Full jitter between the first and the longest pause, which doubles up to its limit.
-    fn renewal_pause(&mut self) -> Duration {
+    /// As any call is tried again, for as long as it takes.
+    fn renewal_pause(&mut self, now: Timestamp, asked: Option<Duration>) -> Duration {
         let settings = &self.terms.settings.credentials;
-        let longest = settings.first_pause.saturating_mul(2_u32.saturating_pow(self.renewal_tries.min(16)));
-        self.renewal_tries = self.renewal_tries.saturating_add(1);
-        settings.first_pause.max(longest.min(settings.longest_pause).mul_f64(self.jitter.f64()))
+        let (first, longest) = (settings.first_pause, settings.longest_pause);
+        let (tried, since) = self.failing.map_or((1, now), |(tried, since)| (tried.saturating_add(1), since));
+        self.failing = Some((tried, since));
+        let elapsed = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+        let luck = self.jitter.f64();
+        let policy = |total| RetryPolicy { first, longest, ..RetryPolicy::persistent(total) };
+        // Whatever is asked for, there is a try before the worker is stopped for want of credentials; and after that, too.
+        let left = self.lease.as_ref().map(|lease| {
+            last_renewal(lease.expires, self.terms.settings.interruption.abort_before).duration_since(now)
+        });
+        let left = left.and_then(|left| Duration::try_from(left).ok()).unwrap_or_default();
+        policy(elapsed + left)
+            .pause(tried, elapsed, asked, luck)
+            .or_else(|| policy(Duration::MAX).pause(tried, elapsed, None, luck))
+            .unwrap_or(longest)
     }
 
-    fn arm_renewal(&self, soonest: Timestamp, now: Timestamp, actions: &mut Vec<Action>) {
+    fn arm_renewal(&mut self, soonest: Timestamp, now: Timestamp, actions: &mut Vec<Action>) {
         if let Some(lease) = &self.lease {
             let settings = &self.terms.settings;
             let (before, stop) = (settings.credentials.renew_before, settings.interruption.abort_before);
-            let time = renewal_time(now, lease.expires, before, stop).max(soonest);
+            let time = renewal_time(now, lease.expires, before, stop, self.jitter.f64()).max(soonest);
             actions.push(Action::Arm(Deadline::Renewal, time));
             if lease.expires <= now && soonest > now {
                 // They were made a moment ago: it is our clock that is wrong.

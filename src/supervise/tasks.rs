@@ -30,6 +30,8 @@ pub enum Task {
     Question,
     /// Retires the machine while the worker runs.
     Retirement,
+    /// Lets go of what only the boot needed.
+    LettingGo,
 }
 
 impl Task {
@@ -47,12 +49,15 @@ impl Task {
             Self::Report => "error report",
             Self::Question => "question to worker-manager",
             Self::Retirement => "retirement",
+            Self::LettingGo => "letting go of memory",
         }
     }
 }
 
 /// What a task of the run came to.
 pub enum Outcome {
+    /// What only the boot needed is gone.
+    LetGo,
     /// The worker writes no more.
     OutputEnded(io::Result<()>),
     /// The worker writes no more errors.

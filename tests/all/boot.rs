@@ -1,6 +1,6 @@
 //! A machine of every provider boots into every worker, with everything that it must be told.
 
-use crate::support::Fixture;
+use crate::support::{Fixture, Running, Signal, is_private};
 use serde_json::{Value, json};
 use simulator::CloudKind;
 use std::fs;
@@ -233,7 +233,6 @@ fn a_forbidden_legacy_secret_is_no_fault_and_a_forbidden_other_one_is() {
     }
 }
 
-#[cfg(unix)]
 #[test]
 fn no_more_round_trips_than_the_data_allow() {
     let expected = [
@@ -251,13 +250,82 @@ fn no_more_round_trips_than_the_data_allow() {
         running.wait_for("started the worker");
         let records: Vec<_> =
             fixture.simulator.records().into_iter().filter(|record| record.status.is_some()).collect();
-        running.signal(nix::sys::signal::Signal::SIGKILL);
+        running.signal(Signal::SIGKILL);
         running.finish();
         assert_eq!(simulator::sequential_round_trips(&records), trips, "{}: {records:#?}", kind.name());
     }
 }
 
-#[cfg(unix)]
+#[test]
+fn the_deployment_is_connected_to_while_the_cloud_is_still_asked() {
+    for kind in [CloudKind::Aws, CloudKind::Azure, CloudKind::Google] {
+        let fixture = Fixture::new(kind);
+        // What doesn't say where the deployment is takes longer than what does.
+        for slow in ["/attested/", "/instance-identity/signature", "/identity?audience"] {
+            fixture.simulator.fault(slow, 1, simulator::Fault::Delay(std::time::Duration::from_secs(1)));
+        }
+        fixture.boot().assert_code(0);
+        let records = fixture.simulator.records();
+        let register = records.iter().find(|record| record.path.contains("/worker/register")).unwrap();
+        let slow =
+            records.iter().filter(|record| record.began < register.began).filter_map(|record| record.ended).max();
+        assert!(register.connected < slow.unwrap(), "{}: {records:#?}", kind.name());
+        // One connection for all that is asked there one after another, and one more for what is asked beside it.
+        let connections: std::collections::BTreeSet<_> =
+            records.iter().filter(|record| record.path.starts_with("/api/")).map(|record| record.connected).collect();
+        assert!(connections.len() <= 2, "{connections:?}");
+    }
+}
+
+#[test]
+fn a_boot_says_what_its_time_went_into_and_draws_it_where_that_is_asked() {
+    let fixture = Fixture::new(CloudKind::Google);
+    let recording = fixture.path("boot.json");
+    let mut command = fixture.machine.command().unwrap();
+    let finished = Running::spawn(command.arg("--timeline").arg(&recording)).finish();
+    finished.assert_code(0);
+    let line = finished.log.lines().find(|line| line.contains("ready in ")).unwrap();
+    let (_, parts) = line.split_once(" ms: ").unwrap();
+    let names: Vec<&str> = parts.split(", ").map(|part| part.split_once(' ').unwrap().0).collect();
+    assert_eq!(names, ["metadata", "register", "secrets", "start"]);
+
+    assert!(is_private(&recording));
+    assert!(!fs::read_to_string(&recording).unwrap().contains("canary"));
+    let spans: Value = serde_json::from_slice(&fs::read(&recording).unwrap()).unwrap();
+    let spans = spans["spans"].as_array().unwrap();
+    let stages: Vec<&str> =
+        spans.iter().filter(|span| span["kind"] == "stage").map(|span| span["what"].as_str().unwrap()).collect();
+    assert_eq!(stages, ["metadata", "register", "secrets", "start", "hello"]);
+    // Every request of the boot, each part of its step.
+    let asked = fixture.simulator.records().iter().filter(|record| !record.is_poll).count();
+    let requests = spans.iter().filter(|span| span["kind"] == "request").count();
+    assert!(requests >= 6 && requests <= asked, "{requests} of {asked}");
+    let register = spans.iter().find(|span| span["what"].as_str().is_some_and(|what| what.contains("/register")));
+    assert_eq!(
+        register.unwrap()["parent"].as_u64(),
+        spans.iter().position(|span| span["what"] == "register").map(|at| at as u64)
+    );
+    assert!(spans.iter().any(|span| span["kind"] == "connect" && span["ahead"] == true));
+
+    let drawn =
+        std::process::Command::new(crate::support::start_worker()).arg("timeline").arg(&recording).output().unwrap();
+    assert!(drawn.status.success(), "{drawn:?}");
+    for (line, extension) in String::from_utf8(drawn.stdout).unwrap().lines().zip(["html", "trace.json"]) {
+        assert_eq!(fs::canonicalize(line).unwrap(), fs::canonicalize(recording.with_extension(extension)).unwrap());
+    }
+    let page = fs::read_to_string(recording.with_extension("html")).unwrap();
+    assert!(page.contains("/api/worker-manager/v1/worker/register"));
+}
+
+#[test]
+fn a_log_that_adds_its_own_times_gets_none_of_ours() {
+    let fixture = Fixture::new(CloudKind::Static).script(json!(["hello", {"print": "plain"}, {"exit": 0}]));
+    let mut command = fixture.machine.command().unwrap();
+    let finished = Running::spawn(command.arg("--no-timestamps")).finish();
+    finished.assert_code(0).assert_logged("\nplain\n").assert_logged("\nthe worker has ended: exit code 0\n");
+    assert!(finished.log.starts_with("start-worker "));
+}
+
 #[test]
 fn azure_is_asked_for_events_only_once_the_worker_has_started() {
     let fixture = Fixture::new(CloudKind::Azure).script(json!(["hello", {"await": "graceful-termination"}]));
@@ -268,7 +336,7 @@ fn azure_is_asked_for_events_only_once_the_worker_has_started() {
     let first = records.iter().position(|record| record.path.contains("scheduledevents")).unwrap();
     let secrets = records.iter().rposition(|record| record.path.contains("/secrets/")).unwrap();
     assert!(first > secrets);
-    running.signal(nix::sys::signal::Signal::SIGTERM);
+    running.signal(Signal::SIGTERM);
     running.finish();
 }
 
@@ -296,7 +364,6 @@ fn the_exit_code_is_the_workers_own() {
     }
 }
 
-#[cfg(unix)]
 #[test]
 fn the_config_may_have_crlf_and_a_byte_order_mark_and_be_yaml() {
     let fixture = Fixture::new(CloudKind::Aws);
@@ -364,4 +431,11 @@ fn each_worker_takes_its_own_form_of_registration_and_goes_on_from_the_cache() {
         assert_eq!((&boots[0], &boots[0]["own"]), (&boots[1], &json!(form)));
         assert_eq!(fixture.simulator.count("/worker/register"), 1);
     }
+}
+
+#[cfg(windows)]
+skip! {
+    "docker-worker's launcher is a link here": every_provider_boots_docker_worker, each_worker_takes_its_own_form_of_registration_and_goes_on_from_the_cache;
+    "it needs a shell": a_docker_worker_without_launcher_is_run_by_node, files_come_from_the_pool_and_from_secrets;
+    "no signal ends a process": the_exit_code_is_the_workers_own;
 }

@@ -1,7 +1,6 @@
 //! Runs that go on over reboots.
 
-use crate::support::{Fixture, PATIENCE, Running};
-use nix::sys::signal::Signal;
+use crate::support::{Fixture, PATIENCE, Running, Signal, is_private};
 use serde_json::{Value, json};
 use simulator::{CloudKind, Fault};
 use std::fs;
@@ -39,9 +38,7 @@ fn a_second_boot_asks_nobody_and_gives_the_worker_the_same_bytes() {
             "{asked:?}"
         );
         fixture.assert_no_violation();
-        let mode =
-            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(fixture.path("cache.json")).unwrap().permissions());
-        assert_eq!(mode & 0o777, 0o600);
+        assert!(is_private(&fixture.path("cache.json")));
     }
 }
 
@@ -49,7 +46,7 @@ fn a_second_boot_asks_nobody_and_gives_the_worker_the_same_bytes() {
 fn a_boot_that_was_killed_while_waiting_for_secrets_goes_on_from_its_registration() {
     let fixture = Fixture::with_cache(CloudKind::Google);
     fixture.simulator.fault("/secrets/", 2, Fault::Delay(Duration::from_secs(3600)));
-    let running = fixture.start();
+    let mut running = fixture.start();
     let (began, cache) = (Instant::now(), fixture.path("cache.json"));
     while !cache.exists() {
         assert!(began.elapsed() < PATIENCE, "the registration is not kept");
@@ -205,7 +202,7 @@ fn a_kill_at_any_instant_leaves_a_whole_cache_or_none() {
             world.latency = Duration::from_millis(4);
             world.taskcluster.worker_config = json!({"genericWorker": {"files": [spec]}});
         });
-        let running: Running = fixture.start();
+        let mut running: Running = fixture.start();
         // Not a wait for something: a random instant is what is asked for.
         std::thread::sleep(Duration::from_micros(fastrand::u64(0..60_000)));
         running.signal(Signal::SIGKILL);

@@ -24,7 +24,8 @@ fn versions_and_help() {
     assert_eq!(text(&run(&["--version"])), format!("start-worker {version}\n"));
     assert_eq!(text(&run(&["--short-version"])), format!("{version}\n"));
     let help = text(&run(&["--help"]));
-    assert!(help.lines().count() <= 24, "the help fits one screen:\n{help}");
+    // Windows has a command more.
+    assert!(help.lines().count() <= if cfg!(windows) { 25 } else { 24 }, "the help fits one screen:\n{help}");
     assert_eq!(run(&[]).status.code(), Some(3));
     assert_eq!(run(&["--nonsense"]).status.code(), Some(3));
 }
@@ -185,7 +186,7 @@ fn show_config_tells_where_each_value_comes_from_and_hides_secrets() {
     assert_eq!(config["list"], json!([1, 2]));
     let yaml = [&base[..], &["--format", "yaml"]].concat();
     let yaml = text(&run(&yaml));
-    assert!(yaml.contains("accessToken: '[redacted]'"), "{yaml}");
+    assert!(yaml.contains("accessToken: \"[redacted]\""), "{yaml}");
 }
 
 #[test]
@@ -193,4 +194,9 @@ fn a_metadata_service_elsewhere_is_refused() {
     let output = run(&["--metadata-service", "http://169.254.169.254", "runner.yml"]);
     assert_eq!(output.status.code(), Some(3));
     assert!(errors(&output).contains("loopback"));
+}
+
+#[cfg(windows)]
+skip! {
+    "there are no such links and pipes in its file system": a_link_or_a_pipe_is_no_runner_config;
 }

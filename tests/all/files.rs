@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use simulator::CloudKind;
 use std::fs;
 use std::io::{Cursor, Write};
+#[cfg(unix)]
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use zip::ZipWriter;
@@ -50,6 +51,7 @@ fn leftovers(folder: &Path) -> Vec<String> {
     names.filter(|name| name.contains(".new")).collect()
 }
 
+#[cfg(unix)]
 #[test]
 fn a_zip_is_unpacked_with_its_modes_and_links_beside_what_is_there() {
     let fixture = Fixture::new(CloudKind::Static);
@@ -104,9 +106,10 @@ fn no_entry_of_a_zip_leaves_its_folder() {
 fn links_that_stay_inside_only_on_paper_are_refused() {
     // `d/a` leads to the root of the archive, so `d/b` leads out of it, although its text does not.
     let zip = archive(&[Entry::Folder("d"), Entry::Link("d/a", ".."), Entry::Link("d/b", "a/..")]);
+    let refusal = if cfg!(unix) { "leads out of the folder" } else { "links in archives are made on Unix only" };
     let fixture = Fixture::new(CloudKind::Static);
     let target = fixture.path("target");
-    boot_with(&fixture, &[spec(&target, &zip, "zip")]).assert_code(17).assert_logged("leads out of the folder");
+    boot_with(&fixture, &[spec(&target, &zip, "zip")]).assert_code(17).assert_logged(refusal);
     assert!(!target.exists());
 }
 
@@ -160,6 +163,7 @@ fn a_file_that_is_wrong_leaves_everything_as_it_was() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn modes_do_not_depend_on_the_umask_and_owners_are_named() {
     let mut fixture = Fixture::new(CloudKind::Static);
@@ -178,6 +182,7 @@ fn modes_do_not_depend_on_the_umask_and_owners_are_named() {
     boot_with(&fixture, &[nobody]).assert_code(17).assert_logged("there is no user `there-is-no-such-user`");
 }
 
+#[cfg(unix)]
 #[test]
 fn a_zip_from_a_secret_is_private_where_it_says_no_mode() {
     let mut zip = archive(&[Entry::File("key", b"canary", 0o644), Entry::File("tool", b"#!", 0o755)]);
@@ -193,6 +198,7 @@ fn a_zip_from_a_secret_is_private_where_it_says_no_mode() {
     assert_eq!((mode("key"), mode("tool")), (0o600, 0o755));
 }
 
+#[cfg(unix)]
 #[test]
 fn a_zip_goes_into_a_folder_whose_parent_is_another_filesystem_and_folders_of_others_keep_their_modes() {
     let fixture = Fixture::new(CloudKind::Static);
@@ -225,4 +231,11 @@ fn what_is_a_file_for_one_and_a_folder_for_another_is_refused_before_anything_mo
         .assert_code(17)
         .assert_logged("names a folder");
     assert!(!first.exists());
+}
+
+#[cfg(windows)]
+skip! {
+    "modes are Unix' own; access lists are looked at in windows.rs": a_zip_is_unpacked_with_its_modes_and_links_beside_what_is_there, a_zip_from_a_secret_is_private_where_it_says_no_mode;
+    "it needs a shell": modes_do_not_depend_on_the_umask_and_owners_are_named;
+    "it looks at Linux' own files": a_zip_goes_into_a_folder_whose_parent_is_another_filesystem_and_folders_of_others_keep_their_modes;
 }

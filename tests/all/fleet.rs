@@ -128,6 +128,7 @@ fn a_machine_is_enrolled_boots_is_seen_and_is_gone() {
     assert_eq!(office.files(), ["m-1.yml"]);
     #[cfg(unix)]
     {
+        #[cfg(unix)]
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(fs::metadata(office.path("m-1.yml")).unwrap().permissions().mode() & 0o777, 0o600);
     }
@@ -448,7 +449,9 @@ fn what_is_not_understood_is_left_alone() {
     let office = Office::new();
     office.enroll(&[]).well();
     let (secret, config) = (office.secret().unwrap(), office.read("m-1.yml"));
-    let escaped = format!("\"\\x{:02x}{}\" # {secret}", secret.as_bytes()[0], &secret[1..]);
+    // Two letters of it: the code of a digit ends with that digit, and the secret would stand there after all.
+    let [first, second] = [secret.as_bytes()[0], secret.as_bytes()[1]];
+    let escaped = format!("\"\\x{first:02x}\\x{second:02x}{}\" # {secret}", &secret[2..]);
     let unusual = config.replace(&format!("\"{secret}\""), &escaped);
     fs::write(office.path("m-1.yml"), &unusual).unwrap();
     office.enroll(&["--rotate"]).failed("spelled in an unusual way");
@@ -799,7 +802,13 @@ fn no_secret_is_printed_or_left_where_others_read() {
     }
     #[cfg(unix)]
     for name in office.files() {
+        #[cfg(unix)]
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(fs::metadata(office.path(&name)).unwrap().permissions().mode() & 0o077, 0, "{name}");
     }
+}
+
+#[cfg(windows)]
+skip! {
+    "it takes a pseudo terminal": a_terminal_gets_tables;
 }

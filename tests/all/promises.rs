@@ -1,9 +1,10 @@
 //! What README.md and SECURITY.md promise and no other test is about.
 
-use crate::support::{Finished, Fixture, contains};
+use crate::support::{Finished, Fixture, Signal, contains, is_private};
 use serde_json::{Value, json};
 use simulator::{CloudKind, Fault};
 use std::fs;
+#[cfg(unix)]
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,8 +18,7 @@ fn assert_no_canary(fixture: &Fixture, finished: &Finished, what: &str) {
     let reports = fixture.simulator.world(|world| Value::from(world.taskcluster.reports.clone())).to_string();
     assert!(!reports.contains(CANARY), "{what}: the reports:\n{reports}");
     for path in files_below(&fixture.path("")) {
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        if mode & 0o077 != 0 {
+        if !is_private(&path) {
             assert!(!contains(&fs::read(&path).unwrap(), CANARY.as_bytes()), "{what}: {}", path.display());
         }
     }
@@ -105,6 +105,7 @@ fn boot_with_canaries(kind: CloudKind, case: Option<(&str, Fault)>) {
     assert_no_canary(&fixture, &finished, &what);
 }
 
+#[cfg(unix)]
 #[test]
 fn a_loose_runner_config_is_tightened_with_a_warning_and_boots() {
     let fixture = Fixture::new(CloudKind::Static);
@@ -127,7 +128,7 @@ fn metadata_is_never_asked_through_a_proxy_and_taskcluster_is() {
     let mut running = crate::support::Running::spawn(&mut command);
     running.wait_for("registerWorker failed (no connection");
     assert!(fixture.simulator.count("/latest/user-data") > 0 && fixture.simulator.count("/worker/register") == 0);
-    running.signal(nix::sys::signal::Signal::SIGKILL);
+    running.signal(Signal::SIGKILL);
     running.finish();
 
     let fixture = Fixture::new(CloudKind::Aws);
@@ -168,7 +169,7 @@ fn secrets_leave_their_type_in_known_places_only() {
         ("generic_worker.rs", 2), // the worker's own configuration
         ("message.rs", 2),        // told to the worker
         ("registration.rs", 1),   // proofs, sent to worker-manager
-        ("report.rs", 7),         // taken out of what becomes public
+        ("report.rs", 6),         // taken out of what becomes public
         ("runner_config.rs", 3),  // a machine's secret, written into its private config
         ("sign.rs", 2),           // signing
     ];
@@ -180,7 +181,7 @@ fn the_environment_is_read_in_one_place_and_nothing_is_static() {
     let all = ["src", "crates/taskcluster-api/src", "crates/worker-protocol/src"].map(sources);
     for (path, text) in all.into_iter().flatten() {
         let text = production(&text);
-        let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string();
+        let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string().replace('\\', "/");
         if !name.starts_with("src/platform/") && name != "crates/taskcluster-api/src/environment.rs" {
             assert!(!text.contains("env::var"), "{name} reads the environment");
         }
@@ -208,8 +209,13 @@ fn what_decides_is_pure() {
 fn there_is_one_select_over_the_run() {
     let count: usize = sources("src/supervise")
         .iter()
-        .filter(|(path, _)| !path.ends_with("signals.rs"))
+        .filter(|(path, _)| !path.components().any(|part| part.as_os_str() == "signals"))
         .map(|(_, text)| production(text).matches("select!").count())
         .sum();
     assert_eq!(count, 2, "the loop, and the end of the run");
+}
+
+#[cfg(windows)]
+skip! {
+    "modes are Unix' own; access lists are looked at in windows.rs": a_loose_runner_config_is_tightened_with_a_warning_and_boots;
 }

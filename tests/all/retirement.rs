@@ -1,7 +1,6 @@
 //! What becomes of a machine after its run, and that none is ever forgotten.
 
-use crate::support::{Fixture, PATIENCE, Running};
-use nix::sys::signal::Signal;
+use crate::support::{Fixture, PATIENCE, Running, Signal, is_private};
 use serde_json::{Value, json};
 use simulator::{CloudKind, Fault};
 use std::fs;
@@ -31,6 +30,7 @@ fn a_machine_that_is_not_removed_is_shut_down() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn a_machine_that_cannot_be_shut_down_tries_for_ever_and_says_so() {
     let mut fixture = Fixture::new(CloudKind::Google);
@@ -68,15 +68,14 @@ fn a_machine_that_is_killed_while_it_retires_goes_on_with_that_at_the_next_start
         fixture.machine.config["retirement"]["shutdownAfter"] = json!("1s");
         fixture.machine.script = json!(["hello", {"exit": 1}]);
         fixture.simulator.fault("DELETE", 1, Fault::Delay(Duration::from_secs(3600)));
-        let running = fixture.start();
+        let mut running = fixture.start();
         assert!(fixture.simulator.wait_for("DELETE", 1, PATIENCE));
         running.signal(Signal::SIGKILL);
         running.finish();
         let file = fixture.path(if cached { "cache.json" } else { "start-worker-retiring.json" });
         let tombstone: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         assert!(tombstone["retiring"]["since"].is_string(), "{tombstone}");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions());
-        assert_eq!(mode & 0o777, 0o600);
+        assert!(is_private(&file));
 
         let finished = fixture.boot();
         finished.assert_code(0).assert_logged("has been retiring since").assert_not_logged("started the worker");
@@ -128,6 +127,7 @@ fn another_machines_tombstone_ends_nobody() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn a_machine_that_ran_under_anothers_name_does_not_remove_that() {
     let fixture = Fixture::with_cache(CloudKind::Azure).rebooting();
@@ -181,8 +181,9 @@ fn a_cloud_machine_whose_worker_was_started_too_often_is_retired() {
 fn a_registration_that_is_under_way_when_init_stops_us_is_kept() {
     let mut fixture = Fixture::with_cache(CloudKind::Google).rebooting();
     fixture.machine.config["retirement"]["signalGrace"] = json!("1m");
-    fixture.simulator.fault("/worker/register", 1, Fault::Delay(Duration::from_millis(300)));
-    let running = fixture.start();
+    // Longer than it takes to send a signal on the slowest system.
+    fixture.simulator.fault("/worker/register", 1, Fault::Delay(Duration::from_secs(3)));
+    let mut running = fixture.start();
     assert!(fixture.simulator.wait_for("/worker/register", 1, PATIENCE));
     running.signal(Signal::SIGTERM);
     running.finish().assert_code(143);
@@ -246,6 +247,7 @@ fn a_reboot_that_init_makes_is_waited_for() {
     assert!(removals(&fixture) == 0 && fixture.machine.shutdowns().is_empty());
 }
 
+#[cfg(unix)]
 #[test]
 fn a_reboot_that_others_make_is_left_to_them_and_one_that_cannot_come_back_is_none() {
     let mut fixture = Fixture::with_cache(CloudKind::Aws).rebooting();
@@ -433,4 +435,10 @@ fn what_the_worker_reports_is_public_too() {
     let reports = fixture.simulator.world(|world| world.taskcluster.reports.clone());
     assert_eq!(reports.len(), 1, "the same failure is reported once");
     assert!(!Value::from(reports).to_string().contains("canary"));
+}
+
+#[cfg(windows)]
+skip! {
+    "a shutdown is a call of the system's here, which no test can have fail": a_machine_that_cannot_be_shut_down_tries_for_ever_and_says_so, a_reboot_that_others_make_is_left_to_them_and_one_that_cannot_come_back_is_none;
+    "a drain comes to a service as a control (windows.rs)": a_machine_that_ran_under_anothers_name_does_not_remove_that;
 }

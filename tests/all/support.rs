@@ -11,9 +11,25 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::mpsc::{self, Receiver};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
+
+#[cfg(unix)]
+pub use nix::sys::signal::Signal;
+
+/// What is done to a `start-worker` from outside.
+#[cfg(windows)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::upper_case_acronyms)] // as on Unix
+pub enum Signal {
+    /// As Ctrl-C on its console: a request to end, as SIGTERM is elsewhere.
+    SIGTERM,
+    /// The same.
+    SIGINT,
+    /// Its end, without a word.
+    SIGKILL,
+}
 
 /// Nothing here takes this long unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,7 +104,9 @@ impl Fixture {
 
     /// Boots the machine.
     pub fn start(&self) -> Running {
-        Running::spawn(&mut self.machine.command().unwrap())
+        let mut running = Running::spawn(&mut self.machine.command().unwrap());
+        running.shutdown_calls = cfg!(windows).then(|| self.path("shutdown-calls"));
+        running
     }
 
     /// Boots the machine from a shell that does this first.
@@ -123,11 +141,39 @@ impl Fixture {
 pub struct Running {
     child: Child,
     errors: Receiver<Vec<u8>>,
+    /// Where it is noted that the machine was to be shut down, where that is a call of the system's and no program's.
+    shutdown_calls: Option<PathBuf>,
     log: Vec<u8>,
     /// How much of it has been looked at.
     seen: usize,
-    reader: JoinHandle<()>,
-    output: JoinHandle<Vec<u8>>,
+    output: Receiver<Vec<u8>>,
+}
+
+/// What a stream gives, as it comes.
+fn read_all(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = stream.read(&mut buffer) {
+            if send.send(buffer[..read].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    receive
+}
+
+/// What is left of a stream whose process has ended: all of it, but Wine's console may keep it open for ever where its
+/// process was killed.
+fn rest_of(stream: &Receiver<Vec<u8>>) -> Vec<u8> {
+    let mut all = Vec::new();
+    loop {
+        match stream.recv_timeout(Duration::from_secs(3)) {
+            Ok(bytes) => all.extend(bytes),
+            Err(mpsc::RecvTimeoutError::Timeout) if cfg!(unix) => {}
+            Err(_) => return all,
+        }
+    }
 }
 
 /// A `start-worker` that has ended.
@@ -141,22 +187,9 @@ pub struct Finished {
 impl Running {
     pub fn spawn(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
-        let (mut errors, mut output) = (child.stderr.take().unwrap(), child.stdout.take().unwrap());
-        let (send, receive) = mpsc::channel();
-        let reader = thread::spawn(move || {
-            let mut buffer = vec![0; 64 * 1024];
-            while let Ok(read @ 1..) = errors.read(&mut buffer) {
-                if send.send(buffer[..read].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        let output = thread::spawn(move || {
-            let mut all = Vec::new();
-            output.read_to_end(&mut all).unwrap();
-            all
-        });
-        Self { child, errors: receive, log: Vec::new(), seen: 0, reader, output }
+        let errors = read_all(child.stderr.take().unwrap());
+        let output = read_all(child.stdout.take().unwrap());
+        Self { child, errors, shutdown_calls: None, log: Vec::new(), seen: 0, output }
     }
 
     /// Waits until the log holds this.
@@ -182,12 +215,26 @@ impl Running {
     }
 
     #[cfg(unix)]
-    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+    pub fn signal(&mut self, signal: Signal) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         nix::sys::signal::kill(pid, signal).unwrap();
     }
 
+    /// Each simulated machine has a console of its own.
+    #[cfg(windows)]
+    pub fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::SIGKILL => self.child.kill().unwrap(),
+            Signal::SIGTERM | Signal::SIGINT => {
+                let id = self.child.id().to_string();
+                let pressed = Command::new(simulated_worker()).arg("ctrl-c").arg(id).status().unwrap();
+                assert!(pressed.success(), "Ctrl-C could not be pressed");
+            }
+        }
+    }
+
     /// The most memory that it has used so far, in MiB.
+    #[cfg(unix)]
     pub fn peak_memory(&self) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -225,15 +272,26 @@ impl Running {
         let status = self.child.wait().unwrap();
         drop(done);
         watchdog.join().unwrap();
-        self.reader.join().unwrap();
-        self.log.extend(self.errors.try_iter().flatten());
-        let output = self.output.join().unwrap();
-        Finished {
-            code: status.code(),
-            log: String::from_utf8_lossy(&self.log).into_owned(),
-            output: String::from_utf8_lossy(&output).into_owned(),
+        self.log.extend(rest_of(&self.errors));
+        let output = rest_of(&self.output);
+        let log = String::from_utf8_lossy(&self.log).into_owned();
+        if let Some(file) = self.shutdown_calls {
+            note_shutdowns(&file, &log);
         }
+        Finished { code: status.code(), log, output: String::from_utf8_lossy(&output).into_owned() }
     }
+}
+
+/// Wine shuts nothing down and keeps no record of it, so the log has to do.
+fn note_shutdowns(file: &Path, log: &str) {
+    let call = |line: &str| match line {
+        line if line.ends_with("shutting this machine down") => Some("-h now\n"),
+        line if line.ends_with("rebooting this machine") => Some("-r now\n"),
+        _ => None,
+    };
+    let calls: String = log.lines().filter_map(call).collect();
+    let mut noted = fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+    std::io::Write::write_all(&mut noted, calls.as_bytes()).unwrap();
 }
 
 impl Finished {
@@ -257,6 +315,11 @@ impl Finished {
         assert_eq!(self.code, Some(code), "the log:\n{}", self.log);
         self
     }
+}
+
+/// Whether nobody may read a file but its owner, and whoever may do everything.
+pub fn is_private(path: &Path) -> bool {
+    worker_runner::platform::looseness(&fs::File::open(path).unwrap()).unwrap().is_none()
 }
 
 /// Whether bytes hold bytes.

@@ -24,6 +24,10 @@ pub struct BootOptions {
     #[arg(long, default_value_t = 50)]
     pub latency: u64,
 
+    /// Record the boot there, and draw it beside that
+    #[arg(long, value_name = "FILE")]
+    pub timeline: Option<PathBuf>,
+
     /// The start-worker to boot with [default: this build's]
     #[arg(long, value_name = "FILE")]
     pub start_worker: Option<PathBuf>,
@@ -65,8 +69,17 @@ pub fn boot(options: &BootOptions) -> io::Result<u8> {
         {"log": {"textPayload": "tasks resolved, good-bye"}},
         {"exit": 0},
     ]);
-    Show { simulator, kind: options.provider, began: Instant::now(), shown: 0, latency: setup.latency }
-        .run(machine.command()?)
+    let mut command = machine.command()?;
+    if let Some(recording) = &options.timeline {
+        command.arg("--timeline").arg(std::path::absolute(recording)?);
+    }
+    let show = Show { simulator, kind: options.provider, began: Instant::now(), shown: 0, latency: setup.latency };
+    let code = show.run(command)?;
+    if let Some(recording) = &options.timeline {
+        println!("\nthe boot is drawn in");
+        Command::new(&start_worker).arg("timeline").arg(recording).status()?;
+    }
+    Ok(code)
 }
 
 /// Gives the deployment something to hand out.
@@ -89,6 +102,12 @@ fn build_start_worker(own: &Path) -> io::Result<PathBuf> {
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut build = Command::new(cargo);
         build.args(["build", "--quiet", "--package", "worker-runner", "--bin", "start-worker"]);
+        // What cargo says of the program that it runs is not for what it builds: a build script that looks at that would be run
+        // again, and half of everything built again, at every boot.
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        for name in names.filter(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            build.env_remove(name);
+        }
         if own.components().any(|part| part.as_os_str() == "release") {
             build.arg("--release");
         }

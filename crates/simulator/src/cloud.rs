@@ -203,38 +203,68 @@ impl Cloud {
         if headers.get("metadata-flavor").map(String::as_str) != Some("Google") {
             return Answer::status(403);
         }
-        let launch = &self.launch;
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let instance = self.google_instance();
+        let value = |pointer: &str| match instance.pointer(pointer) {
+            Some(Value::String(text)) => Answer::ok(&**text),
+            Some(value) => Answer::ok(value.to_string()),
+            None => Answer::status(404),
+        };
         let answer = match path {
-            "/instance/id" => Answer::ok(&*self.machine_id),
-            "/instance/attributes/taskcluster" => Answer::ok(
-                json!({
-                    "workerPoolId": launch.worker_pool_id, "providerId": launch.provider_id,
-                    "workerGroup": launch.worker_group, "rootUrl": launch.root_url,
-                })
-                .to_string(),
-            ),
+            "/instance/" if query == "recursive=true" => Answer::ok(instance.to_string()),
+            "/instance/id" => value("/id"),
+            "/instance/attributes/taskcluster" => value("/attributes/taskcluster"),
             "/project/project-id" => Answer::ok("proj-1234"),
-            "/instance/image" => Answer::ok("projects/proj-1234/global/images/worker-image"),
-            "/instance/machine-type" => Answer::ok("projects/98765/machineTypes/n1-standard-4"),
-            "/instance/zone" => Answer::ok("projects/98765/zones/us-west1-a"),
-            "/instance/hostname" => Answer::ok("machine.c.proj-1234.internal"),
-            "/instance/network-interfaces/0/ip" => Answer::ok("10.1.2.3"),
-            "/instance/network-interfaces/0/access-configs/0/external-ip" if self.public => Answer::ok("1.2.3.4"),
+            "/instance/image" => value("/image"),
+            "/instance/machine-type" => value("/machineType"),
+            "/instance/zone" => value("/zone"),
+            "/instance/hostname" => value("/hostname"),
+            "/instance/network-interfaces/0/ip" => value("/networkInterfaces/0/ip"),
+            "/instance/network-interfaces/0/access-configs/0/external-ip" => {
+                value("/networkInterfaces/0/accessConfigs/0/externalIp")
+            }
             "/instance/service-accounts/default/identity" => {
+                let root_url = &self.launch.root_url;
                 let audience =
-                    percent_encoding::percent_encode(launch.root_url.as_bytes(), percent_encoding::NON_ALPHANUMERIC);
+                    percent_encoding::percent_encode(root_url.as_bytes(), percent_encoding::NON_ALPHANUMERIC);
                 match query == format!("audience={audience}&format=full") {
                     true => Answer::ok("canary-google-token"),
                     false => Answer::status(400),
                 }
             }
-            "/instance/preempted" => Answer::ok(if self.preempted { "TRUE" } else { "FALSE" }),
-            "/instance/maintenance-event" => Answer::ok(&*self.maintenance_event),
+            "/instance/preempted" => value("/preempted"),
+            "/instance/maintenance-event" => value("/maintenanceEvent"),
             _ => Answer::status(404),
         };
         let etag = self.etag(path);
         answer.with("metadata-flavor", "Google").with("etag", etag)
+    }
+
+    /// The folder `instance/` as one answer: the id is a number there, words are in camel case, and an attribute is what
+    /// whoever made the instance wrote.
+    ///
+    /// Source: <https://cloud.google.com/compute/docs/metadata/querying-metadata#aggcontents>.
+    fn google_instance(&self) -> Value {
+        let launch = &self.launch;
+        let taskcluster = json!({
+            "workerPoolId": launch.worker_pool_id, "providerId": launch.provider_id,
+            "workerGroup": launch.worker_group, "rootUrl": launch.root_url,
+        });
+        let mut interface = json!({"ip": "10.1.2.3", "accessConfigs": [], "mtu": 1460});
+        if self.public {
+            interface["accessConfigs"] = json!([{"externalIp": "1.2.3.4", "type": "ONE_TO_ONE_NAT"}]);
+        }
+        json!({
+            "attributes": {"taskcluster": taskcluster.to_string()},
+            "hostname": "machine.c.proj-1234.internal",
+            "id": self.machine_id.parse::<u64>().map_or_else(|_| json!(self.machine_id), Value::from),
+            "image": "projects/proj-1234/global/images/worker-image",
+            "machineType": "projects/98765/machineTypes/n1-standard-4",
+            "maintenanceEvent": self.maintenance_event,
+            "networkInterfaces": [interface],
+            "preempted": if self.preempted { "TRUE" } else { "FALSE" },
+            "zone": "projects/98765/zones/us-west1-a",
+        })
     }
 
     /// The etag of a value of Google's that changes; what doesn't has one, too.

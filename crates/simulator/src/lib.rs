@@ -52,6 +52,8 @@ pub mod record;
 pub mod serve;
 pub mod server;
 pub mod taskcluster;
+#[cfg(windows)]
+pub mod windows;
 pub mod worker;
 
 pub use cloud::{Cloud, CloudKind};

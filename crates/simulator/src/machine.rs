@@ -95,6 +95,17 @@ impl Machine {
         Ok(())
     }
 
+    /// The script, or `@` and its file: not every system has variables of any length.
+    fn script_value(&self) -> io::Result<std::ffi::OsString> {
+        let script = self.script.to_string();
+        if script.len() < 4096 {
+            return Ok(script.into());
+        }
+        let file = self.folder.join("script.json");
+        fs::write(&file, script)?;
+        Ok(format!("@{}", file.display()).into())
+    }
+
     /// Writes the runner config and makes the command that boots the machine; its streams are pipes.
     ///
     /// # Errors
@@ -108,10 +119,15 @@ impl Machine {
             .env("PATH", std::env::join_paths(folders).map_err(io::Error::other)?)
             .arg(self.runner_config())
             .current_dir(&self.folder)
-            .env(worker::SCRIPT, self.script.to_string())
+            .env(worker::SCRIPT, self.script_value()?)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        #[cfg(windows)]
+        std::os::windows::process::CommandExt::creation_flags(
+            &mut command,
+            windows_sys::Win32::System::Threading::CREATE_NO_WINDOW,
+        );
         for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(proxy);
         }

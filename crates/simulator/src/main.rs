@@ -20,13 +20,23 @@ enum Command {
     Boot(BootOptions),
     /// Serve worker-manager and secrets on loopback, to be talked to by anything, until it is ended
     Serve(ServeOptions),
+    /// Press Ctrl-C on the console of a process
+    #[cfg(windows)]
+    CtrlC {
+        /// The process's id
+        process: u32,
+    },
+    /// Be a worker's service: for the service control manager
+    #[cfg(windows)]
+    WorkerService(simulator::windows::WorkerServiceOptions),
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     if worker::is_worker(&arguments) {
         return match worker::main(&arguments) {
-            Ok(code) => u8::try_from(code).unwrap_or(1).into(),
+            // All of its bits, where the system has more than eight.
+            Ok(code) => std::process::exit(code),
             Err(error) => {
                 eprintln!("simulated worker: {error}");
                 ExitCode::FAILURE
@@ -36,6 +46,10 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Boot(options) => ended(boot::boot(&options)),
         Command::Serve(options) => ended(serve::serve(&options).map(|()| 0)),
+        #[cfg(windows)]
+        Command::CtrlC { process } => ended(simulator::windows::press_ctrl_c(process).map(|()| 0)),
+        #[cfg(windows)]
+        Command::WorkerService(options) => ended(simulator::windows::be_worker_service(&options).map(|()| 0)),
     }
 }
 

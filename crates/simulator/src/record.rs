@@ -10,6 +10,8 @@ pub struct Record {
     pub method: String,
     /// The path, as it was sent.
     pub path: String,
+    /// When the connection came about that it came over.
+    pub connected: Instant,
     /// When it had arrived.
     pub began: Instant,
     /// When its answer began; none while it is under way, or if it was dropped.

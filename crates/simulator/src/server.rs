@@ -208,10 +208,11 @@ async fn serve(listener: StdListener, shared: Arc<Shared>) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
+        let connected = Instant::now();
         let _ = stream.set_nodelay(true);
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            let service = service_fn(|request| handle(&shared, request));
+            let service = service_fn(|request| handle(&shared, connected, request));
             // A dropped connection is an error here, and is meant.
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
@@ -265,7 +266,18 @@ impl std::fmt::Display for Dropped {
 
 impl std::error::Error for Dropped {}
 
-async fn handle(shared: &Shared, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
+/// Waits to the moment, for what is measured against it: a timer alone comes up to two milliseconds late.
+async fn wait_until(moment: Instant) {
+    const COARSE: Duration = Duration::from_millis(2);
+    if let Some(left) = moment.checked_duration_since(Instant::now() + COARSE) {
+        tokio::time::sleep(left).await;
+    }
+    while Instant::now() < moment {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn handle(shared: &Shared, connected: Instant, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
     let began = Instant::now();
     let method = request.method().as_str().to_owned();
     let path = request.uri().path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
@@ -282,6 +294,7 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Result<Response<
         world.records.push(Record {
             method: method.clone(),
             path: path.clone(),
+            connected,
             began,
             ended: None,
             status: None,
@@ -294,7 +307,7 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Result<Response<
         (number, faults, world.latency)
     };
     shared.recorded.notify_all();
-    tokio::time::sleep(latency).await;
+    wait_until(began + latency).await;
     let mut pause = None;
     let mut lose = false;
     for fault in faults {

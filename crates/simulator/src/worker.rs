@@ -11,6 +11,8 @@
 //! | `{"bytes": [numbers]}` | these bytes as they are |
 //! | `{"log": object}`, `{"message": object}` | a log record, any message |
 //! | `{"lines": [count, length]}`, `{"longLine": length}` | many lines; one without newline |
+//! | `{"logs": [count, length]}` | many log records |
+//! | `{"ticks": [count, ms]}` | the time, in nanoseconds of the epoch, that often, with such pauses |
 //! | `{"await": type}` | waits for a message and prints `received …` |
 //! | `{"saveCredentials": file}` | waits for `new-credentials` and writes them there |
 //! | `{"describe": file}` | writes what the process was given there |
@@ -20,6 +22,7 @@
 //! | `{"onInterrupt": code}` | the same of SIGINT |
 //! | `{"sleep": ms}`, `"hang"` | waits; for ever |
 //! | `"closeInput"`, `"closeOutput"` | closes a stream |
+//! | `{"handle": number}` | prints which file that handle is, or `none` (Windows) |
 //! | `{"exit": code}`, `{"signal": number}` | ends |
 
 use serde_json::{Value, json};
@@ -33,11 +36,11 @@ use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use worker_protocol::{Capabilities, Capability, Incoming, Message, MessageReader};
 
-/// The script.
+/// The script, or `@` and the name of its file.
 pub const SCRIPT: &str = "SIMULATED_WORKER_SCRIPT";
 
-/// A file that gets the time of the worker's first instruction, in nanoseconds of the Unix clock.
-pub const STARTED: &str = "SIMULATED_WORKER_STARTED";
+/// The name of the two pipes that a worker talks over instead of its standard streams (Windows).
+pub const PIPE: &str = "SIMULATED_WORKER_PIPE";
 
 /// What a worker does that has no script.
 const DEFAULT_SCRIPT: &str = r#"["hello", {"log": {"textPayload": "nothing to do", "tasks": 0}}, {"exit": 0}]"#;
@@ -60,16 +63,20 @@ pub fn main(arguments: &[String]) -> io::Result<i32> {
         std::thread::sleep(Duration::from_secs(600));
         return Ok(0);
     }
-    if let Some(file) = env::var_os(STARTED) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        fs::write(file, now.as_nanos().to_string())?;
-    }
     let config = match arguments.get(3) {
         Some(config) if arguments[1] == "run" => PathBuf::from(config),
         _ => PathBuf::from(env::var_os("DOCKER_WORKER_CONFIG").unwrap_or_default()),
     };
     let script = env::var(SCRIPT).unwrap_or_else(|_| DEFAULT_SCRIPT.to_owned());
+    let script = match script.strip_prefix('@') {
+        Some(file) => fs::read_to_string(file)?,
+        None => script,
+    };
     let steps: Vec<Value> = serde_json::from_str(&script)?;
+    #[cfg(windows)]
+    if let Some(pipe) = env::var_os(PIPE) {
+        crate::windows::talk_over(&pipe.to_string_lossy())?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
         let mut worker = Worker { config, messages: None };
@@ -118,8 +125,21 @@ impl Worker {
             "bytes" => print(&bytes(argument))?,
             "log" => print(&Message::Log { body: argument.as_object().cloned().unwrap_or_default() }.to_line())?,
             "message" => print(format!("~{argument}\n").as_bytes())?,
-            "lines" => lines(argument)?,
+            "lines" => {
+                lines(argument, |out, index, length| writeln!(out, "{}", padded(format!("line {index} "), length)))?;
+            }
+            "logs" => lines(argument, |out, index, length| {
+                let text = padded(format!("record {index} "), length);
+                writeln!(out, r#"~{{"type":"log","body":{{"textPayload":"{text}","task":{index}}}}}"#)
+            })?,
             "longLine" => long_line(number)?,
+            "ticks" => {
+                for _ in 0..argument[0].as_u64().unwrap_or_default() {
+                    tokio::time::sleep(Duration::from_millis(argument[1].as_u64().unwrap_or_default())).await;
+                    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                    print(format!("tick {}\n", now.as_nanos()).as_bytes())?;
+                }
+            }
             "await" => self.receive(text).await?,
             "saveCredentials" => self.save_credentials(Path::new(text)).await?,
             "describe" => describe(Path::new(text))?,
@@ -129,6 +149,8 @@ impl Worker {
             "onInterrupt" => on_signal(Ask::Interrupt, i32::try_from(number).unwrap_or(1))?,
             "sleep" => tokio::time::sleep(Duration::from_millis(number.unsigned_abs())).await,
             "hang" => std::future::pending().await,
+            #[cfg(windows)]
+            "handle" => print(format!("handle {number}: {}\n", crate::windows::path_of(number)).as_bytes())?,
             "closeInput" => close(0),
             "closeOutput" => close(1),
             "exit" => return Ok(Some(i32::try_from(number).unwrap_or(1))),
@@ -218,14 +240,21 @@ fn bytes(list: &Value) -> Vec<u8> {
     list.as_array().into_iter().flatten().filter_map(byte).collect()
 }
 
-fn lines(argument: &Value) -> io::Result<()> {
+/// Writes many lines. Each is given its number, and how long its text is to be.
+fn lines(argument: &Value, write_line: impl Fn(&mut dyn Write, usize, usize) -> io::Result<()>) -> io::Result<()> {
     let number = |at: usize| usize::try_from(argument[at].as_u64().unwrap_or_default()).unwrap_or(0);
     let (count, length) = (number(0), number(1));
     let mut out = io::BufWriter::with_capacity(256 * 1024, io::stdout().lock());
     for index in 0..count {
-        writeln!(out, "{:x<length$}", format!("line {index} "))?;
+        write_line(&mut out, index, length)?;
     }
     out.flush()
+}
+
+/// The text, made so long.
+fn padded(mut text: String, length: usize) -> String {
+    text.extend(std::iter::repeat_n('x', length.saturating_sub(text.len())));
+    text
 }
 
 fn long_line(length: i64) -> io::Result<()> {
@@ -298,8 +327,10 @@ fn close(number: i32) {
     drop(unsafe { OwnedFd::from_raw_fd(number) });
 }
 
-#[cfg(not(unix))]
-fn close(_number: i32) {}
+#[cfg(windows)]
+fn close(number: i32) {
+    crate::windows::close_stream(number == 0);
+}
 
 #[cfg(unix)]
 fn end_by_signal(number: i64) {
@@ -332,9 +363,19 @@ fn on_signal(ask: Ask, code: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// There is no SIGTERM here; `CTRL_BREAK` is what interrupts.
 #[cfg(not(unix))]
-#[allow(clippy::unnecessary_wraps)] // the same signature everywhere
-fn on_signal(_ask: Ask, _code: i32) -> io::Result<()> {
+fn on_signal(ask: Ask, code: i32) -> io::Result<()> {
+    let Ask::Interrupt = ask else { return Ok(()) };
+    let mut breaks = tokio::signal::windows::ctrl_break()?;
+    tokio::spawn(async move {
+        while breaks.recv().await.is_some() {
+            let _ = print(b"received CTRL_BREAK\n");
+            if code >= 0 {
+                std::process::exit(code);
+            }
+        }
+    });
     Ok(())
 }
 

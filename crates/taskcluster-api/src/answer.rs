@@ -1,9 +1,11 @@
 //! What comes back: a bounded body, or why there is none, or a refusal in Taskcluster's words.
 
 use crate::error::{Failure, Refusal, RequestInfo};
+use crate::tls;
 use reqwest::Response;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 /// An answer may have this many bytes: a worker pool's configuration carries whole files.
@@ -28,7 +30,9 @@ pub(crate) async fn read_body(mut response: Response) -> Result<Vec<u8>, BodyErr
 
 /// What a call that got no whole answer came to.
 pub(crate) fn transport(error: reqwest::Error, timeout: Duration) -> Failure {
-    if error.is_connect() {
+    if let Some(problem) = tls::nobody_to_trust(&error) {
+        Failure::Request(problem)
+    } else if error.is_connect() {
         Failure::Connect(error.without_url().into())
     } else if error.is_timeout() {
         Failure::Timeout(timeout)
@@ -42,8 +46,12 @@ pub(crate) fn transport(error: reqwest::Error, timeout: Duration) -> Failure {
 pub(crate) fn refusal(status: u16, headers: &HeaderMap, body: &[u8], secrets: &[String]) -> Failure {
     let document: Option<Value> = serde_json::from_slice(body).ok();
     let text = |name: &str| document.as_ref().and_then(|document| document.get(name)).and_then(Value::as_str);
-    let hide =
-        |text: &str| secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "[redacted]"));
+    let hide = |text: &str| {
+        secrets.iter().fold(text.to_owned(), |text, secret| {
+            // Asked first: what is longer than the text is not in it, and to prepare for replacing a long one takes long.
+            if text.contains(secret.as_str()) { text.replace(secret.as_str(), "[redacted]") } else { text }
+        })
+    };
     let message = text("message").map(|message| {
         let own = message.lines().take_while(|line| !line.starts_with("---")).collect::<Vec<_>>().join("\n");
         hide(&own).trim().chars().take(1000).collect()
@@ -67,13 +75,13 @@ pub(crate) fn refusal(status: u16, headers: &HeaderMap, body: &[u8], secrets: &[
 /// `requestInfo` without its `payload`, which may hold secrets.
 fn request_info(document: &Value, hide: &dyn Fn(&str) -> String) -> Option<RequestInfo> {
     let text = |name: &str| Some(hide(document.get(name)?.as_str()?).chars().take(100).collect());
-    let params = document.get("params").and_then(Value::as_object).cloned().unwrap_or_default();
-    let short = |value: Value| value.as_str().map(|text| hide(text).chars().take(200).collect::<String>());
-    Some(RequestInfo {
-        method: text("method")?,
-        params: params.into_iter().filter_map(|(name, value)| Some((name, short(value)?))).collect(),
-        time: text("time").and_then(|time: String| time.parse().ok()),
-    })
+    let mut params = BTreeMap::new();
+    for (name, value) in document.get("params").and_then(Value::as_object).into_iter().flatten() {
+        if let Some(value) = value.as_str() {
+            params.insert(name.clone(), hide(value).chars().take(200).collect());
+        }
+    }
+    Some(RequestInfo { method: text("method")?, params, time: text("time").and_then(|time: String| time.parse().ok()) })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One call: URL, signature, deadline, bounded answer, retries.
 
 use crate::answer::{BodyError, MAX_ANSWER, read_body, refusal, transport};
+use crate::connect::{Connections, TIMELINE};
 use crate::credentials::Credentials;
 use crate::endpoint::{Endpoint, Method};
 use crate::environment::{Environment, EnvironmentError};
@@ -8,7 +9,7 @@ use crate::error::{ApiError, Chain, ErrorClass, Failure, Refusal, from_json};
 use crate::ids::RootUrl;
 use crate::retry::{Repeat, RetryPolicy, Tries};
 use crate::sign::{self, Signer};
-use crate::tls;
+use crate::tls::{self, SystemVerifier};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -17,13 +18,12 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 use url::Url;
 
 /// Shorter texts are no secrets that could be told from ordinary words.
 const SHORTEST_SECRET: usize = 8;
-
-/// A service's `Retry-After` is honoured up to this.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 
 /// A deployment, a connection pool, the credentials, and what is known of the service's clock.
 ///
@@ -34,6 +34,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
+    connections: Connections,
     root_url: RootUrl,
     credentials: Option<Credentials>,
     authorized_scopes: Option<Vec<String>>,
@@ -87,9 +88,20 @@ impl Client {
     /// # Errors
     /// Where TLS can't be set up.
     pub fn with_user_agent(root_url: RootUrl, user_agent: &str) -> Result<Self, NewClientError> {
-        let http = tls::http_client(&root_url, user_agent).map_err(NewClientError)?;
+        let connections = Connections::default();
+        let verifier = root_url.is_https().then(SystemVerifier::begin);
+        let http = tls::http_client(user_agent, &connections, verifier).map_err(NewClientError)?;
         let (clock, retry) = (Arc::default(), RetryPolicy::DEFAULT);
-        Ok(Self { http, root_url, credentials: None, authorized_scopes: None, clock, retry, timeout: None })
+        Ok(Self {
+            http,
+            connections,
+            root_url,
+            credentials: None,
+            authorized_scopes: None,
+            clock,
+            retry,
+            timeout: None,
+        })
     }
 
     /// A client with what [`Environment`] finds.
@@ -100,6 +112,13 @@ impl Client {
         let Environment { called_url, credentials, .. } = Environment::read()?;
         let client = Self::new(called_url)?;
         Ok(credentials.map(|credentials| client.with_credentials(credentials)).unwrap_or(client))
+    }
+
+    /// Connects to the deployment, for the first call to find a connection. Nothing is sent over it; where it can't be
+    /// had, the first call says why; and after that it does nothing. A service that closes a connection on which nothing
+    /// is said for two seconds costs the first call a try.
+    pub async fn connect_ahead(&self) {
+        self.connections.make_ahead(self.http.get(self.root_url.as_str()).send()).await;
     }
 
     /// The same client, signing with these credentials. What its calls are restricted to stays.
@@ -220,7 +239,7 @@ impl Client {
             if !error.is_retryable() || !may_repeat {
                 return Err(error);
             }
-            let Some(pause) = tries.next_pause(error.retry_after().map(|asked| asked.min(MAX_RETRY_AFTER))) else {
+            let Some(pause) = tries.next_pause(error.retry_after()) else {
                 return Err(error);
             };
             tracing::warn!(
@@ -291,11 +310,17 @@ impl Client {
         };
         let mut secrets: Vec<String> =
             texts.iter().flat_map(forms).filter(|text| text.len() >= SHORTEST_SECRET).collect();
-        secrets.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        secrets.sort_unstable_by_key(|text| std::cmp::Reverse(text.len()));
         secrets
     }
 
     async fn exchange(&self, call: &Call<'_>, url: &Url) -> Result<Vec<u8>, Failure> {
+        let method = call.endpoint.method.as_str();
+        let span = tracing::info_span!(target: TIMELINE, "request", method, what = %url, status = Empty);
+        self.send(call, url).instrument(span).await
+    }
+
+    async fn send(&self, call: &Call<'_>, url: &Url) -> Result<Vec<u8>, Failure> {
         let timeout = self.timeout.unwrap_or(call.endpoint.timeout);
         let body = call.body.as_ref().map(|body| body.to_string().into_bytes());
         let method = match call.endpoint.method {
@@ -323,10 +348,14 @@ impl Client {
         let status = response.status();
         tracing::debug!("{} {url} answered {}", call.endpoint.method.as_str(), status.as_u16());
         let headers = response.headers().clone();
-        let body = read_body(response).await.map_err(|error| match error {
-            BodyError::TooLarge => Failure::TooLarge(MAX_ANSWER),
-            BodyError::Broken(error) => transport(error, timeout),
-        })?;
+        Span::current().record("status", status.as_u16());
+        let body =
+            read_body(response).instrument(tracing::info_span!(target: TIMELINE, "body")).await.map_err(|error| {
+                match error {
+                    BodyError::TooLarge => Failure::TooLarge(MAX_ANSWER),
+                    BodyError::Broken(error) => transport(error, timeout),
+                }
+            })?;
         if !status.is_success() {
             let secrets = self.secrets_of(call);
             return Err(refusal(status.as_u16(), &headers, &body, &secrets));

@@ -1,6 +1,7 @@
 //! What can go wrong in a call, and whether trying again makes sense.
 
 use crate::endpoint::Endpoint;
+use crate::json_path::{path_at_end, read_before};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -225,31 +226,39 @@ impl fmt::Display for Chain<'_> {
 /// # Errors
 /// What is missing or of the wrong type, and where.
 pub fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Decode> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| decode_error(&error))?;
-    let more = |_| Decode { path: ".".to_owned(), problem: "there is more behind the JSON".to_owned() };
-    deserializer.end().map_err(more)?;
-    Ok(value)
+    serde_json::from_slice(bytes).map_err(|error| decode_error(&error, bytes))
 }
 
 /// Turns what serde says into what may be printed: serde's own words quote the value that was found, which may
 /// be a secret.
-fn decode_error(error: &serde_path_to_error::Error<serde_json::Error>) -> Decode {
-    let inner = error.inner();
-    let words = inner.to_string();
-    let problem = if inner.is_syntax() || inner.is_eof() {
-        format!("it is no JSON (line {}, column {})", inner.line(), inner.column())
-    } else if let Some((_, expected)) = words.rsplit_once(", expected ") {
+fn decode_error(error: &serde_json::Error, json: &[u8]) -> Decode {
+    let words = error.to_string();
+    let mut read = read_before(error, json);
+    let problem = if error.is_syntax() || error.is_eof() {
+        format!("it can't be read as JSON (line {}, column {})", error.line(), error.column())
+    } else if let Some((_, expected)) = words.rsplit_once(", expected ").filter(|_| is_of_serde(&words)) {
         let expected = expected.rsplit_once(" at line ").map_or(expected, |(expected, _)| expected);
         let expected = format!("expected {expected}");
         let expected = if expected.starts_with("expected struct ") { "expected an object" } else { &expected };
         format!("found {}, {expected}", wrong_type(&words))
-    } else if words.starts_with("missing field") {
+    } else if words.starts_with("missing field `") || words.starts_with("duplicate field `") {
         words.split(" at line ").next().unwrap_or_default().to_owned()
     } else {
+        // A text that its type refused. serde_json says so when it has read on to what comes next in a list or an object.
+        if let [before @ .., b'}' | b']' | b','] = read.trim_ascii_end()
+            && before.trim_ascii_end().ends_with(b"\"")
+        {
+            read = before;
+        }
         "its value is not valid".to_owned()
     };
-    Decode { path: error.path().to_string(), problem }
+    Decode { path: path_at_end(read), problem }
+}
+
+/// Whether these are words of serde's own, and not of a type that refuses a value.
+fn is_of_serde(words: &str) -> bool {
+    let kinds = ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant `", "unknown field `"];
+    kinds.into_iter().any(|kind| words.starts_with(kind))
 }
 
 /// The type that serde found, out of `invalid type: string "…", expected …`.
@@ -281,6 +290,8 @@ mod tests {
     #[allow(dead_code)]
     struct Inner {
         number: u32,
+        ids: Option<Vec<crate::WorkerPoolId>>,
+        id: Option<crate::WorkerPoolId>,
     }
 
     fn problem(text: &str) -> String {
@@ -294,7 +305,17 @@ mod tests {
         assert_eq!(problem(r#"{"inner":{"number":"canary"}}"#), "at `inner.number`: found a string, expected u32");
         assert_eq!(problem(r#"{"inner":"canary"}"#), "at `inner`: found a string, expected an object");
         assert_eq!(problem(r#"{"inner":"canary, expected canary"}"#), "at `inner`: found a string, expected an object");
-        assert_eq!(problem("<html>canary"), "it is no JSON (line 1, column 1)");
-        assert_eq!(problem(r#"{"inner":{"number":1}} canary"#), "there is more behind the JSON");
+        assert_eq!(problem(r#"{"inner":{"number":1,"number":2}}"#), "at `inner.number`: duplicate field `number`");
+        for inner in [r#"{"number":1,"id":"canary"}"#, "{ \"id\" : \"canary\"\n, \"number\":1}"] {
+            assert_eq!(problem(&format!("{{\"inner\":{inner}}}")), "at `inner.id`: its value is not valid");
+        }
+        for ids in [r#"["a/b","canary"]"#, "[ \"a/b\", \"canary\"\n]", r#"["a/b","canary", "a/c"]"#] {
+            assert_eq!(
+                problem(&format!("{{\"inner\":{{\"ids\":{ids}}}}}")),
+                "at `inner.ids[1]`: its value is not valid"
+            );
+        }
+        assert_eq!(problem("<html>canary"), "it can't be read as JSON (line 1, column 1)");
+        assert_eq!(problem(r#"{"inner":{"number":1}} canary"#), "it can't be read as JSON (line 1, column 24)");
     }
 }

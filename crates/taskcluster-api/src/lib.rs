@@ -14,10 +14,12 @@
 
 mod answer;
 mod client;
+mod connect;
 mod credentials;
 mod environment;
 mod error;
 mod ids;
+mod json_path;
 mod open_enum;
 mod pages;
 mod probes;
@@ -31,6 +33,7 @@ pub mod secrets;
 pub mod worker_manager;
 
 pub use client::{Client, FromEnvironmentError, NewClientError};
+pub use connect::TIMELINE;
 pub use credentials::{Certificate, Credentials, InvalidCertificate, Temporary, TemporaryError};
 pub use environment::{Environment, EnvironmentError};
 pub use error::{ApiError, Chain, Decode, ErrorClass, Failure, Refusal, RequestInfo, from_json};

@@ -9,6 +9,10 @@ pub const MAX_MESSAGE: usize = 1024 * 1024;
 /// A line of log text longer than this, in bytes, is passed on in pieces of at most this size.
 pub const MAX_PIECE: usize = 64 * 1024;
 
+/// How much is read at once, in bytes: at first, and from a source that has always had that much.
+const SMALLEST_READ: usize = 8 * 1024;
+const LARGEST_READ: usize = 256 * 1024;
+
 /// How a message begins.
 pub const MESSAGE_PREFIX: &[u8] = b"~{";
 
@@ -28,8 +32,14 @@ pub struct Line<'a> {
 #[derive(Debug)]
 pub struct LineReader<R> {
     source: R,
+    held: Held,
+}
+
+/// What was read and not yet passed on. No part of the generic type, so that it is compiled here, with speed in mind.
+#[derive(Debug)]
+struct Held {
     buffer: Vec<u8>,
-    /// `buffer[start..end]` is what was read and not yet passed on.
+    /// `buffer[start..end]` is it.
     start: usize,
     end: usize,
     /// `buffer[start..start + scanned]` holds no newline.
@@ -37,12 +47,23 @@ pub struct LineReader<R> {
     /// The bytes at `start` go on with a line whose beginning was passed on already.
     continuing: bool,
     at_end: bool,
+    /// How much is read at once: little from a source that says little.
+    reads: usize,
 }
 
 impl<R: AsyncRead + Unpin> LineReader<R> {
     /// A reader at the beginning of a line.
     pub fn new(source: R) -> Self {
-        Self { source, buffer: Vec::new(), start: 0, end: 0, scanned: 0, continuing: false, at_end: false }
+        let held = Held {
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            scanned: 0,
+            continuing: false,
+            at_end: false,
+            reads: SMALLEST_READ,
+        };
+        Self { source, held }
     }
 
     /// The next line, or piece of one; `None` at the end of the stream. A last line without newline counts.
@@ -51,12 +72,65 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
     /// What reading from the stream answers.
     pub async fn next(&mut self) -> io::Result<Option<Line<'_>>> {
         loop {
-            match self.find() {
-                Some(found) => return Ok(Some(self.take(found))),
-                None if self.at_end => return Ok(None),
+            match self.held.find() {
+                Some(found) => return Ok(Some(self.held.take(found))),
+                None if self.held.at_end => return Ok(None),
                 None => self.fill().await?,
             }
         }
+    }
+
+    /// The next line, or piece of one, of what has been read already. Waits for nothing.
+    pub fn next_held(&mut self) -> Option<Line<'_>> {
+        let found = self.held.find()?;
+        Some(self.held.take(found))
+    }
+
+    /// As many whole lines as have been read already and are no message, each with its newline, and none longer than
+    /// [`MAX_PIECE`]. They are done with then. None where the next thing is something else: [`Self::next_held`].
+    pub fn plain_lines(&mut self) -> Option<&[u8]> {
+        self.held.plain_lines()
+    }
+
+    /// Whether the stream has ended and all of it was passed on.
+    pub const fn is_done(&self) -> bool {
+        self.held.at_end && self.held.start == self.held.end
+    }
+
+    /// Reads on, once, for [`Self::next_held`] and [`Self::plain_lines`], which have nothing left.
+    ///
+    /// # Errors
+    /// What reading from the stream answers.
+    pub async fn fill(&mut self) -> io::Result<()> {
+        let room = self.held.room();
+        let all = room.len();
+        let read = self.source.read(room).await?;
+        self.held.filled(read, all);
+        Ok(())
+    }
+}
+
+impl Held {
+    fn plain_lines(&mut self) -> Option<&[u8]> {
+        if self.continuing {
+            return None;
+        }
+        let held = &self.buffer[self.start..self.end];
+        if held.starts_with(MESSAGE_PREFIX) {
+            return None;
+        }
+        // A line that fits is longer than that by its newline.
+        let held = &held[..held.len().min(MAX_PIECE + 1)];
+        // What holds no newline is not looked at again.
+        let scanned = self.scanned.min(held.len());
+        let mut lines = &held[..=scanned + memchr::memrchr(b'\n', &held[scanned..])?];
+        if let Some(message) = memchr::memmem::find(lines, b"\n~{") {
+            lines = &lines[..=message];
+        }
+        let (begin, length) = (self.start, lines.len());
+        self.start += length;
+        self.scanned = self.scanned.saturating_sub(length);
+        Some(&self.buffer[begin..begin + length])
     }
 
     /// Looks for the end of the next line, or of the next piece.
@@ -96,7 +170,8 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         Line { bytes, fragment: found.fragment }
     }
 
-    async fn fill(&mut self) -> io::Result<()> {
+    /// Where to read to.
+    fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.start > 0 {
@@ -104,15 +179,21 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
             (self.start, self.end) = (0, self.end - self.start);
         }
         // A long message made the buffer grow: let go of that once it has been passed on.
-        let wanted = self.end + MAX_PIECE;
-        if self.buffer.len() < wanted || (self.buffer.len() > 4 * MAX_PIECE && wanted < 2 * MAX_PIECE) {
+        let wanted = self.end + self.reads;
+        if self.buffer.len() < wanted || (self.buffer.len() > 2 * LARGEST_READ && wanted <= 2 * LARGEST_READ) {
             self.buffer.resize(wanted.next_power_of_two(), 0);
             self.buffer.shrink_to_fit();
         }
-        let read = self.source.read(&mut self.buffer[self.end..]).await?;
+        &mut self.buffer[self.end..wanted]
+    }
+
+    /// So much was read there, where there was room for `all`.
+    fn filled(&mut self, read: usize, all: usize) {
         self.end += read;
         self.at_end = read == 0;
-        Ok(())
+        if read == all {
+            self.reads = (self.reads * 2).min(LARGEST_READ);
+        }
     }
 }
 
@@ -136,6 +217,45 @@ fn character_boundary(bytes: &[u8], limit: usize) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// As the relay reads: whole runs of plain lines, and the rest one by one.
+    async fn read_in_runs(input: &[u8]) -> Vec<(Vec<u8>, bool)> {
+        let mut reader = LineReader::new(input);
+        let mut lines = Vec::new();
+        while !reader.is_done() {
+            reader.fill().await.unwrap();
+            loop {
+                if let Some(run) = reader.plain_lines() {
+                    for line in run.strip_suffix(b"\n").unwrap().split(|byte| *byte == b'\n') {
+                        lines.push((line.strip_suffix(b"\r").unwrap_or(line).to_vec(), false));
+                    }
+                } else if let Some(line) = reader.next_held() {
+                    lines.push((line.bytes.to_vec(), line.fragment));
+                } else {
+                    break;
+                }
+            }
+        }
+        lines
+    }
+
+    #[test]
+    fn runs_of_lines_are_the_same_lines() {
+        let mut input = Vec::new();
+        for at in 0..3000 {
+            match at % 7 {
+                0 => input.extend_from_slice(b"~{\"type\":\"shutdown\"}\n"),
+                1 => input.extend(std::iter::repeat_n(b'x', at * 50)),
+                2 => input.extend_from_slice(b"~\n{\n\n\r\n"),
+                _ => input.extend_from_slice(b"a line\r\n"),
+            }
+        }
+        input.extend(std::iter::repeat_n(b'y', MAX_PIECE));
+        input.extend_from_slice(b"\nlast");
+        let one_by_one = block_on(read_all(&input));
+        assert!(one_by_one.iter().any(|(_, fragment)| *fragment));
+        assert_eq!(block_on(read_in_runs(&input)), one_by_one);
+    }
 
     async fn read_all(input: &[u8]) -> Vec<(Vec<u8>, bool)> {
         let mut reader = LineReader::new(input);

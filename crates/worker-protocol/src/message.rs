@@ -234,7 +234,7 @@ pub const MAX_CONTAINERS: usize = 4096;
 pub const MAX_VALUES: usize = 65_536;
 
 /// Whether a line would take far more memory read than it has bytes. Counts brackets and commas wherever they stand.
-fn is_bloated(line: &[u8]) -> bool {
+pub(crate) fn is_bloated(line: &[u8]) -> bool {
     line.len() > MAX_CONTAINERS
         && (memchr::memchr2_iter(b'{', b'[', line).count() > MAX_CONTAINERS
             || memchr::memchr_iter(b',', line).count() > MAX_VALUES)

@@ -1,32 +1,51 @@
 //! A worker's process on Linux and its relatives: a process group of its own, clean signals, no descriptor of
 //! ours, an end if we end, and every descendant accounted for.
 
+use super::launch::launch;
 use super::{ProcessSpec, Streams, WorkerExit};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
-use nix::sys::stat::Mode;
-use nix::unistd::{Pid, getpgrp, getpid, getppid};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, getpgrp, getpid};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, PipeReader};
 use std::os::fd::BorrowedFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::time::Duration;
-use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
+use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::signal::unix::{Signal as Stream, SignalKind};
 
 /// How long the end of left-over descendants is waited for, in all.
 const REAP_ROUNDS: u32 = 40;
 const REAP_PAUSE: Duration = Duration::from_millis(50);
 
+/// Whether a program that is terminated may end in order: SIGTERM can be handled.
+pub const TERMINATION_IS_GENTLE: bool = true;
+
+/// Whether a process can be interrupted: SIGINT always reaches it.
+pub const fn can_interrupt() -> bool {
+    true
+}
+
+/// Bytes of output that a worker may be ahead of us: so much less often either has to wait for the other.
+#[cfg(target_os = "linux")]
+const PIPE: libc::c_int = 256 * 1024;
+
+/// Makes a pipe hold more. Where the system won't, it works as it is.
+#[cfg(target_os = "linux")]
+fn widen(pipe: &PipeReader) {
+    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE));
+}
+
+#[cfg(not(target_os = "linux"))]
+fn widen(_: &PipeReader) {}
+
 /// A worker's process. Dropping it ends it: whoever loses it by a panic has nothing left to stop it with.
 pub struct Process {
     pid: Pid,
     /// Children that we had before: whoever made us their parent, the worker didn't.
-    others: BTreeSet<Pid>,
+    others: Vec<Pid>,
     ends: Stream,
     exit: Option<WorkerExit>,
 }
@@ -46,38 +65,24 @@ impl Process {
     pub fn spawn(spec: &ProcessSpec) -> io::Result<(Self, Streams)> {
         let ends = tokio::signal::unix::signal(SignalKind::child())?;
         keep_descriptors_private();
-        let mut command = Command::new(&spec.program);
-        command
-            .args(&spec.arguments)
-            .envs(spec.environment.iter().map(|(name, value)| (name, value)))
-            .env_remove("NOTIFY_SOCKET")
-            .env_remove("WATCHDOG_USEC")
-            .env_remove("WATCHDOG_PID")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        let (parent, oom_score_adj) = (getpid(), spec.oom_score_adj.clone());
-        // SAFETY: between fork and exec `prepare_child` makes system calls only; it allocates nothing and takes no
-        // lock.
-        unsafe {
-            command.pre_exec(move || prepare_child(parent, oom_score_adj.as_deref()));
-        }
-        let others = children(false).into_iter().map(|(pid, _)| pid).collect();
-        let mut child = command.spawn()?;
-        let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-        let missing = || io::Error::other("a standard stream is missing");
-        let streams = Streams {
-            input: Box::new(ChildStdin::from_std(child.stdin.take().ok_or_else(missing)?)?),
-            output: Box::new(ChildStdout::from_std(child.stdout.take().ok_or_else(missing)?)?),
-            errors: Box::new(ChildStderr::from_std(child.stderr.take().ok_or_else(missing)?)?),
+        let others = match look_at_children() {
+            Children::None => Vec::new(),
+            Children::Running | Children::Ended(_) => children(false).into_iter().map(|(pid, _)| pid).collect(),
         };
+        let ((stdin, input), (output, stdout), (errors, stderr)) = (io::pipe()?, io::pipe()?, io::pipe()?);
+        widen(&output);
+        let streams = Streams {
+            input: Box::new(Sender::from_owned_fd(input.into())?),
+            output: Box::new(Receiver::from_owned_fd(output.into())?),
+            errors: Box::new(Receiver::from_owned_fd(errors.into())?),
+        };
+        let pid = launch(spec, [stdin.into(), stdout.into(), stderr.into()])?;
         Ok((Self { pid, others, ends, exit: None }, streams))
     }
 
     /// The process id, for the log.
-    pub fn id(&self) -> i32 {
-        self.pid.as_raw()
+    pub fn id(&self) -> u32 {
+        self.pid.as_raw().cast_unsigned()
     }
 
     /// Waits for the end, and meanwhile for that of every descendant that became our child. Cancel-safe.
@@ -95,6 +100,7 @@ impl Process {
     pub fn interrupt(&self) {
         // Once it has ended its number may be somebody else's.
         if self.exit.is_none() {
+            tracing::info!("the worker hears no messages: SIGINT asks it to finish its tasks");
             self.deliver(kill(self.pid, Signal::SIGINT), "SIGINT");
         }
     }
@@ -102,6 +108,7 @@ impl Process {
     /// Asks the process to end, and its group where it is a wrapper: SIGTERM.
     pub fn terminate(&self) {
         if self.exit.is_none() {
+            tracing::info!("sending SIGTERM to the worker");
             self.deliver_to_group(Signal::SIGTERM, "SIGTERM");
         }
     }
@@ -134,7 +141,9 @@ impl Process {
     pub async fn end_descendants(&mut self, spare_our_group: bool) {
         let mut named = BTreeSet::new();
         for _ in 0..REAP_ROUNDS {
-            self.reap();
+            if matches!(self.reap(), Children::None) {
+                return;
+            }
             let mut left = children(spare_our_group);
             left.retain(|(pid, _)| *pid != self.pid && !self.others.contains(pid));
             if left.is_empty() {
@@ -151,12 +160,16 @@ impl Process {
         tracing::error!("processes that the worker left behind do not end: {named:?}");
     }
 
-    /// Takes note of the worker's end, and takes the remains of its orphaned descendants away.
-    fn reap(&mut self) {
+    /// Takes note of the worker's end, and takes the remains of its orphaned descendants away. Says what is left.
+    fn reap(&mut self) -> Children {
         if self.exit.is_none() {
             self.exit = wait_for(self.pid);
         }
-        while let Some(pid) = ended_child() {
+        loop {
+            let pid = match look_at_children() {
+                Children::Ended(pid) => pid,
+                left @ (Children::None | Children::Running) => return left,
+            };
             let exit = wait_for(pid);
             if pid == self.pid {
                 self.exit = self.exit.or(exit);
@@ -165,6 +178,16 @@ impl Process {
             }
         }
     }
+}
+
+/// What the system says of our children.
+enum Children {
+    /// There are none.
+    None,
+    /// There may be some that run.
+    Running,
+    /// One has ended, and nobody has taken its remains away.
+    Ended(Pid),
 }
 
 /// How a child ended, taking its remains away; `None` while it runs.
@@ -183,27 +206,42 @@ fn wait_for(pid: Pid) -> Option<WorkerExit> {
     }
 }
 
-/// A child that has ended and whose remains nobody has taken away.
-#[cfg(target_os = "linux")]
-fn ended_child() -> Option<Pid> {
+/// Looks at our children, and takes nothing away.
+fn look_at_children() -> Children {
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: all zeros is a valid value, and what the call leaves where there is no such child.
     let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: writes that structure, which is ours.
-    let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut found, options) };
+    if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut found, options) } != 0 {
+        return if Errno::last() == Errno::ECHILD { Children::None } else { Children::Running };
+    }
     // SAFETY: the call succeeded, so the structure is that of a child's end.
-    let pid = if result == 0 { unsafe { found.si_pid() } } else { 0 };
-    (pid > 0).then(|| Pid::from_raw(pid))
-}
-
-/// Only Linux hands orphans to us.
-#[cfg(not(target_os = "linux"))]
-fn ended_child() -> Option<Pid> {
-    None
+    match unsafe { found.si_pid() } {
+        // Only Linux hands orphans to us; elsewhere a child that is not the worker is whose who started it.
+        pid if pid != 0 && cfg!(target_os = "linux") => Children::Ended(Pid::from_raw(pid)),
+        _ => Children::Running,
+    }
 }
 
 /// Makes sure that a child inherits none of the descriptors that we were started with.
 fn keep_descriptors_private() {
+    // Linux before 5.11, and a sandbox that doesn't know the call, are told one by one.
+    #[cfg(target_os = "linux")]
+    if keep_all_private() {
+        return;
+    }
+    keep_each_private();
+}
+
+/// Whether the system could be told of all at once.
+#[cfg(target_os = "linux")]
+fn keep_all_private() -> bool {
+    let (first, last): (libc::c_uint, libc::c_uint) = (3, libc::c_uint::MAX);
+    // SAFETY: sets a flag of descriptors, and closes none.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) == 0 }
+}
+
+fn keep_each_private() {
     let Ok(entries) = fs::read_dir("/proc/self/fd").or_else(|_| fs::read_dir("/dev/fd")) else { return };
     let numbers: Vec<i32> =
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|fd| *fd > 2).collect();
@@ -213,31 +251,6 @@ fn keep_descriptors_private() {
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     }
-}
-
-/// Runs in the child, before the worker's program.
-fn prepare_child(parent: Pid, oom_score_adj: Option<&str>) -> io::Result<()> {
-    for number in (1..=64).filter(|number| ![libc::SIGKILL, libc::SIGSTOP].contains(number)) {
-        // SAFETY: sets the default action, which is no handler of ours. Those that the C library keeps for itself are
-        // refused, which changes nothing.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
-    }
-    SigSet::empty().thread_set_mask()?;
-    #[cfg(target_os = "linux")]
-    {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
-        // We may have ended before the kernel was told.
-        if getppid() != parent {
-            return Err(Errno::ESRCH.into());
-        }
-        if let Some(value) = oom_score_adj {
-            let file =
-                nix::fcntl::open(c"/proc/self/oom_score_adj", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-            nix::unistd::write(file, value.as_bytes())?;
-        }
-    }
-    let _ = (parent, oom_score_adj);
-    Ok(())
 }
 
 /// Our children, such as descendants of the worker whose parents have ended.
@@ -250,12 +263,32 @@ fn children(spare_our_group: bool) -> Vec<(Pid, String)> {
         let stat = String::from_utf8_lossy(&stat);
         // `pid (name) state ppid pgrp …`: the name may hold anything, so it ends at the last parenthesis.
         let (before, after) = stat.rsplit_once(')')?;
-        let name = before.split_once('(')?.1.escape_debug().to_string();
+        let name = before.split_once('(')?.1;
         let mut fields = after.split_ascii_whitespace().skip(1);
         let parent: i32 = fields.next()?.parse().ok()?;
         let group: i32 = fields.next()?.parse().ok()?;
         let spared = spare_our_group && group == our_group.as_raw();
-        (parent == us.as_raw() && !spared).then_some((pid, name))
+        (parent == us.as_raw() && !spared).then(|| (pid, name.escape_debug().to_string()))
     };
     processes.flatten().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::dup;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn descriptors_are_kept_private_all_at_once_or_each_by_itself() {
+        let is_private = |descriptor: &std::os::fd::OwnedFd| {
+            let flags = fcntl(descriptor, FcntlArg::F_GETFD).unwrap();
+            FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC)
+        };
+        for keep_private in [keep_descriptors_private, keep_each_private] {
+            let inherited = dup(std::io::stdin().as_fd()).unwrap();
+            keep_private();
+            assert!(is_private(&inherited));
+        }
+    }
 }

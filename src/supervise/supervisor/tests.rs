@@ -7,7 +7,13 @@ use proptest::prelude::*;
 use taskcluster_api::Credentials;
 
 fn cloud() -> Terms {
-    let habits = Habits { drains_on_interrupt: true, asks_whether_wanted: true, leaves_reboots_to_others: false };
+    let habits = Habits {
+        drains_on_interrupt: true,
+        heeds_termination: true,
+        ends_with_its_output: false,
+        asks_whether_wanted: true,
+        leaves_reboots_to_others: false,
+    };
     Terms {
         is_cloud: true,
         registers_again: false,
@@ -42,7 +48,7 @@ fn refused() -> Event {
 }
 
 fn failed() -> Event {
-    Event::Renewed(Err(NotRenewed::Failed("not now".into())))
+    Event::Renewed(Err(NotRenewed::Failed { reason: "not now".into(), asked: None }))
 }
 
 fn hello(capabilities: &[Capability]) -> Event {
@@ -104,12 +110,24 @@ const STOPPABLE: [Capability; 1] = [Capability::GracefulTermination];
 
 #[test]
 fn renewal_is_armed_at_the_start_and_after_each_renewal() {
-    assert_eq!(last(cloud(), lease(10_000), vec![]), ["Hello at 120", "Renewal at 8200", "CredentialsEnd at 9975"]);
+    for seed in 0..50 {
+        let first = last(Terms { seed, ..cloud() }, lease(10_000), vec![]);
+        let [hello_at, renewal, end] = first.as_slice() else { panic!("{first:?}") };
+        assert_eq!([hello_at, end], ["Hello at 120", "CredentialsEnd at 9975"]);
+        // Half an hour before the end, or three quarters, or somewhere in between.
+        assert!((7300..=8200).contains(&armed_renewal(renewal)), "{renewal}");
+        let events = vec![(1, hello(&ALL)), (8200, renewed(20_000))];
+        let next = last(Terms { seed, ..cloud() }, lease(10_000), events);
+        let [adopt, renewal, end, told] = next.as_slice() else { panic!("{next:?}") };
+        assert_eq!([adopt, end, told], ["adopt", "CredentialsEnd at 19975", "credentials until-20000"]);
+        assert!((17_300..=18_200).contains(&armed_renewal(renewal)), "{renewal}");
+    }
     assert_eq!(last(cloud(), None, vec![]), ["Hello at 120"]);
-    assert_eq!(
-        last(cloud(), lease(10_000), vec![(1, hello(&ALL)), (8200, renewed(20_000))]),
-        ["adopt", "Renewal at 18200", "CredentialsEnd at 19975", "credentials until-20000"]
-    );
+}
+
+/// When a renewal is armed for.
+fn armed_renewal(word: &str) -> i64 {
+    word.strip_prefix("Renewal at ").and_then(|second| second.parse().ok()).unwrap_or_else(|| panic!("{word}"))
 }
 
 #[test]
@@ -119,11 +137,26 @@ fn a_renewal_that_fails_is_tried_again_until_the_end_and_stops_nobody_before() {
     for second in 8200..8300 {
         let words = words(&supervisor.handle(failed(), at(second)));
         assert_eq!(words.len(), 1, "{words:?}");
-        let next: i64 = words[0].strip_prefix("Renewal at ").unwrap().parse().unwrap();
-        assert!((second + 1..=second + 60).contains(&next), "{words:?}");
+        let next = armed_renewal(&words[0]);
+        assert!((second..=second + 90).contains(&next), "{words:?}");
     }
     let end = words(&supervisor.handle(elapsed(Deadline::CredentialsEnd), at(9975)));
     assert_eq!(end, ["stop finish=false", "Stop at 9995"]);
+}
+
+#[test]
+fn what_a_service_asks_for_does_not_take_the_last_try_to_renew() {
+    let (mut supervisor, _) = Supervisor::begin(cloud(), Some(lease(10_000)), at(0));
+    supervisor.handle(hello(&ALL), at(1));
+    let mut asked = |seconds, second| {
+        let asked = Some(Duration::from_secs(seconds));
+        let failed = Event::Renewed(Err(NotRenewed::Failed { reason: "busy".into(), asked }));
+        armed_renewal(&words(&supervisor.handle(failed, at(second)))[0])
+    };
+    assert!((8260..=8290).contains(&asked(60, 8200)));
+    // The worker would be stopped at 9975.
+    assert_eq!(asked(600, 9700), 9970);
+    assert!((9971..=10_200).contains(&asked(600, 9971)));
 }
 
 #[test]
@@ -262,6 +295,21 @@ fn a_worker_that_knows_no_interrupt_is_not_drained_by_signal() {
     supervisor.handle(hello(&[]), at(1));
     let said = format!("{:?}", supervisor.handle(Event::DrainSignal, at(2)));
     assert!(said.contains("cannot be told to finish its tasks"), "{said}");
+}
+
+#[test]
+fn a_worker_whose_pipes_break_while_it_runs_is_lost() {
+    let events = || vec![(1, hello(&[Capability::GracefulTermination])), (2, Event::OutputClosed)];
+    assert_eq!(last(cloud(), None, events()), ["Mute at 7"]);
+    let later = || events().into_iter().chain([(7, elapsed(Deadline::Mute))]).collect();
+    assert_eq!(deeds(last(cloud(), None, later())), Vec::<String>::new());
+    let habits = Habits { ends_with_its_output: true, ..cloud().habits };
+    let terms = Terms { habits, ..cloud() };
+    assert_eq!(deeds(last(terms.clone(), None, later())), ["terminate"]);
+    // Its end is what usually breaks them.
+    let mut ended = events();
+    ended.push((3, Event::Exited(WorkerExit::Code(0))));
+    assert_eq!(last(terms, None, ended).last().map(String::as_str), Some("finish exit code 0"));
 }
 
 #[test]

@@ -151,7 +151,11 @@ impl From<Map<String, Value>> for WorkerProof {
 impl From<WorkerProof> for Map<String, Value> {
     fn from(proof: WorkerProof) -> Self {
         let of = |members: &[(&str, &SecretString)]| {
-            members.iter().map(|(name, secret)| ((*name).to_owned(), secret.expose_secret().into())).collect()
+            let mut object = Map::new();
+            for (name, secret) in members {
+                object.insert((*name).to_owned(), secret.expose_secret().into());
+            }
+            object
         };
         match &proof {
             WorkerProof::Aws { document, signature } => of(&[("document", document), ("signature", signature)]),

@@ -34,7 +34,9 @@ impl ReportWorkerError {
     #[must_use]
     pub fn clipped(self) -> Self {
         let extra = if Value::Object(self.extra.clone()).to_string().len() > Self::MAX_EXTRA {
-            Map::from_iter([("truncated".to_owned(), Value::Bool(true))])
+            let mut cut = Map::new();
+            cut.insert("truncated".to_owned(), Value::Bool(true));
+            cut
         } else {
             self.extra
         };

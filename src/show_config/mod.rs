@@ -1,6 +1,8 @@
 //! `start-worker show-config`: what the worker would be told, and where each value comes from, without asking
 //! anybody.
 
+mod yaml;
+
 use crate::boot::layers_of;
 use crate::cache::{Cache, Kept};
 use crate::cli::{ShowConfigArguments, ShowFormat};
@@ -33,8 +35,7 @@ pub fn show(arguments: &ShowConfigArguments) -> Result<(), RunError> {
     let text = match arguments.format {
         ShowFormat::Tree => tree(&merged, arguments.reveal_secrets),
         ShowFormat::Json => format!("{:#}\n", plain(&merged, arguments.reveal_secrets)),
-        ShowFormat::Yaml => serde_yaml::to_string(&plain(&merged, arguments.reveal_secrets))
-            .map_err(|error| RunError::System(io::Error::other(error)))?,
+        ShowFormat::Yaml => yaml::document(&plain(&merged, arguments.reveal_secrets)),
     };
     // A reader that went away is no failure of ours.
     let _ = io::stdout().lock().write_all(text.as_bytes());
