@@ -16,6 +16,10 @@ boot provider="google":
 serve:
     cargo run --bin simulator -- serve
 
+# Ten thousand machines through outages of the service.
+herd *options:
+    cargo run --release --package simulator --bin simulator -- herd {{options}}
+
 # Kill a boot at many random instants, and boot again.
 kills n="200":
     KILLS={{n}} cargo test --test all -- --nocapture a_kill_at_any_instant

@@ -47,6 +47,7 @@
 pub mod boot;
 pub mod cloud;
 pub mod fault;
+pub mod herd;
 pub mod machine;
 pub mod record;
 pub mod serve;

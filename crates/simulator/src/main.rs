@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use simulator::boot::{self, BootOptions};
+use simulator::herd::{self, HerdOptions};
 use simulator::serve::{self, ServeOptions};
 use simulator::worker;
 use std::process::ExitCode;
@@ -20,6 +21,8 @@ enum Command {
     Boot(BootOptions),
     /// Serve worker-manager and secrets on loopback, to be talked to by anything, until it is ended
     Serve(ServeOptions),
+    /// Let thousands of machines boot and renew their credentials in a model of time, and show what the service sees
+    Herd(HerdOptions),
     /// Press Ctrl-C on the console of a process
     #[cfg(windows)]
     CtrlC {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Boot(options) => ended(boot::boot(&options)),
         Command::Serve(options) => ended(serve::serve(&options).map(|()| 0)),
+        Command::Herd(options) => ended(herd::herd(&options)),
         #[cfg(windows)]
         Command::CtrlC { process } => ended(simulator::windows::press_ctrl_c(process).map(|()| 0)),
         #[cfg(windows)]

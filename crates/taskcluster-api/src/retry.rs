@@ -1,7 +1,8 @@
 //! When to try again: pauses that double at first and later grow with the time that it has taken, each with jitter.
 //!
 //! A service that comes back after ten minutes is asked by everybody who waits for it. Whoever has waited long can wait a
-//! little longer: that spreads them over the time that the service needs, without a word from it.
+//! little longer: that spreads them over the time that the service needs, without a word from it
+//! (`cargo run --release -p simulator -- herd` shows it).
 
 use std::time::{Duration, Instant};
 
