@@ -16,9 +16,17 @@ boot provider="google":
 serve:
     cargo run --bin simulator -- serve
 
+# What it costs, measured: boots, relay, idle machines, archives, herds (words choose: just bench relay).
+bench *words:
+    cargo bench --bench figures -- {{words}}
+
 # Ten thousand machines through outages of the service.
 herd *options:
     cargo run --release --package simulator --bin simulator -- herd {{options}}
+
+# What must not grow, counted.
+guards:
+    bash .ci/guards
 
 # Kill a boot at many random instants, and boot again.
 kills n="200":
