@@ -31,6 +31,8 @@ pub struct End {
     pub exit_code: u8,
     report: Option<ReportWorkerError>,
     place: Place,
+    /// Whether the worker asked for the machine to be retired.
+    asks_for_retirement: bool,
     /// Whether the machine has been retired already.
     retired: bool,
     /// What the cloud may be told to go on with.
@@ -53,7 +55,18 @@ pub struct Again {
 impl End {
     /// That of a worker.
     pub fn of_run(boot: &Boot, ended: Ended) -> Self {
-        let Ended { facts, run, habits, client, redactor, last_lines, to_acknowledge, retired, signals } = ended;
+        let Ended {
+            facts,
+            run,
+            habits,
+            client,
+            redactor,
+            last_lines,
+            to_acknowledge,
+            asks_for_retirement,
+            retired,
+            signals,
+        } = ended;
         let outcome = RunOutcome::of(facts);
         let (report, exit_code) = if outcome == RunOutcome::OurFailure {
             tracing::error!("{}", RunError::Supervision.report());
@@ -68,6 +81,7 @@ impl End {
             exit_code,
             report,
             place: place(boot, habits.leaves_reboots_to_others),
+            asks_for_retirement,
             retired,
             // Where we end for another reason, the cloud's own time stands.
             to_acknowledge: if matches!(outcome, RunOutcome::Interrupted(_)) { to_acknowledge } else { Vec::new() },
@@ -85,6 +99,7 @@ impl End {
             exit_code: 0,
             report: None,
             place: place(boot, false),
+            asks_for_retirement: false,
             retired: false,
             to_acknowledge: Vec::new(),
             redactor: Redactor::of_machine(kept.admitted()),
@@ -119,7 +134,11 @@ fn place(boot: &Boot, reboots_are_others: bool) -> Place {
 /// Does what follows a run. Another run, where there is to be one. A signal that comes meanwhile, as when init stops
 /// everything, ends us; what a tombstone says is gone on with at the next start.
 pub async fn conclude(boot: &Boot, mut end: End) -> Option<Again> {
-    let retirement = end.outcome.retirement(end.place, &boot.config.settings);
+    let retirement = match end.outcome.retirement(end.place, &boot.config.settings) {
+        // It comes back for nothing.
+        Retirement::Reboot if end.asks_for_retirement => Retirement::RemoveWorker,
+        usual => usual,
+    };
     let signals = carry_out(boot, &mut end, retirement).await?;
     (retirement == Retirement::RestartWorker && !end.retired).then_some(Again { kept: end.kept, signals })
 }
@@ -169,7 +188,6 @@ async fn follow(boot: &Boot, end: &End, retirement: Retirement) {
             acknowledge(boot, end).await;
             shut_down(boot, end.kept.admitted()).await;
         }
-        Retirement::Reboot if end.retired => report.await,
         Retirement::Reboot => {
             report.await;
             acknowledge(boot, end).await;

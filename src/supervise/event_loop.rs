@@ -94,6 +94,8 @@ pub struct Ended {
     pub last_lines: Vec<String>,
     /// What the cloud may be told to go on with.
     pub to_acknowledge: Vec<String>,
+    /// Whether the worker asked for the machine to be retired.
+    pub asks_for_retirement: bool,
     /// Whether the machine has been retired already.
     pub retired: bool,
     /// Requests to end: they still come.
@@ -557,7 +559,10 @@ impl Loop {
                     Some(event) => tracing::debug!("after the end of the run: {event:?}"),
                     None => {}
                 },
-                Some(message) = received.recv() => self.last_message(message),
+                Some(message) = received.recv() => {
+                    let actions = self.supervisor.last_message(message, self.clock.now(&self.client));
+                    self.act(actions, &mut process);
+                }
                 request = signals.next() => facts.signalled |= request == Request::Stop,
                 () = tokio::time::sleep(LOOK) => {}
             }
@@ -571,24 +576,11 @@ impl Loop {
             redactor: self.redactor,
             last_lines: self.traffic.last_lines(),
             to_acknowledge: self.supervisor.to_acknowledge(),
+            asks_for_retirement: self.supervisor.asks_for_retirement(),
             retired: self.retired,
             habits: self.terms.habits,
             run: self.run,
             signals,
-        }
-    }
-
-    /// A message that was on its way when the worker ended: a report still counts, and a machine whose worker has
-    /// ended is retired as it is.
-    fn last_message(&mut self, message: Message) {
-        match message {
-            Message::ErrorReport(report) => self.report(report),
-            Message::Welcome { .. }
-            | Message::Hello { .. }
-            | Message::Log { .. }
-            | Message::GracefulTermination { .. }
-            | Message::NewCredentials { .. }
-            | Message::Shutdown => {}
         }
     }
 

@@ -306,9 +306,22 @@ impl Supervisor {
         Capability::ALL.into_iter().filter(offered).collect()
     }
 
+    /// What to do about a message that was on its way when the worker ended: a report still counts, and so does the wish to
+    /// be retired, which is carried out with all else that follows the run.
+    pub fn last_message(&mut self, message: Message, now: Timestamp) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.message(message, now, &mut actions);
+        actions
+    }
+
     /// What is known of the run, once its worker has ended like this.
     pub fn facts(&self, exit: WorkerExit) -> RunFacts {
         RunFacts { exit, asked: self.stop.cause(), signalled: self.signalled, out_of_memory: self.ended_by_memory }
+    }
+
+    /// Whether the worker asked for the machine to be retired, where that is the worker's to ask.
+    pub fn asks_for_retirement(&self) -> bool {
+        self.retiring && self.terms.settings.retirement.choices.is_empty()
     }
 
     /// Whether the worker has ended.
@@ -406,7 +419,9 @@ impl Supervisor {
                     self.retiring = true;
                     if self.terms.settings.retirement.choices.is_empty() {
                         info(actions, format_args!("the worker asks for this machine to be retired"));
-                        actions.push(Action::Retire);
+                        if self.ended.is_none() {
+                            actions.push(Action::Retire);
+                        }
                     } else {
                         let why = "`retirement` in the runner config decides that when it has ended";
                         info(actions, format_args!("the worker asks for this machine to be retired: {why}"));

@@ -28,7 +28,7 @@ pub enum Task {
     Report,
     /// Asks whether the worker is still wanted.
     Question,
-    /// Retires the machine while the worker runs.
+    /// Retires the machine while the worker runs, for it asked for that.
     Retirement,
     /// Lets go of what only the boot needed.
     LettingGo,

@@ -162,10 +162,19 @@ fn credentials_that_have_ended_by_a_wrong_clock_are_renewed_before_a_machine_is_
 #[test]
 fn a_worker_that_asks_for_retirement_does_not_overrule_the_operator() {
     let mut fixture = Fixture::with_cache(CloudKind::Google);
-    fixture.machine.script = json!(["hello", {"message": {"type": "shutdown"}}, {"sleep": 200}, {"exit": 69}]);
+    fixture.machine.script = json!(["hello", {"message": {"type": "shutdown"}}, {"exit": 69}]);
     fixture.machine.config["retirement"]["onFailure"] = json!("leave");
     fixture.boot().assert_code(69).assert_logged("`retirement` in the runner config decides that");
     assert!(removals(&fixture) == 0 && fixture.machine.shutdowns().is_empty());
+}
+
+#[test]
+fn a_worker_that_asks_for_retirement_with_its_last_words_gets_it() {
+    // Whether that or its end is seen first: a reboot would bring the machine back for nothing.
+    let script = json!(["hello", {"message": {"type": "shutdown"}}, {"exit": 67}]);
+    let fixture = Fixture::with_cache(CloudKind::Google).script(script);
+    fixture.boot().assert_code(67).assert_logged("the worker asks for this machine to be retired");
+    assert_eq!((removals(&fixture), fixture.machine.shutdowns().len()), (1, 0));
 }
 
 #[test]

@@ -390,6 +390,27 @@ fn retirement_is_asked_for_once_and_on_clouds_only() {
 }
 
 #[test]
+fn what_comes_with_the_workers_end_counts_and_what_follows_is_left_to_that() {
+    let after_the_end = |terms: Terms, message: Message| {
+        let (mut supervisor, _) = Supervisor::begin(terms, None, at(0));
+        supervisor.handle(hello(&ALL), at(1));
+        supervisor.handle(Event::Exited(WorkerExit::Code(67)), at(2));
+        let actions = supervisor.last_message(message, at(2));
+        (words(&actions), supervisor.asks_for_retirement())
+    };
+    let nothing = Vec::<String>::new;
+    assert_eq!(after_the_end(cloud(), Message::Shutdown), (nothing(), true));
+    assert_eq!(after_the_end(host(), Message::Shutdown), (nothing(), false));
+    let mut chosen = cloud();
+    chosen.settings.retirement.choices.insert(OutcomeClass::Idle, Retirement::LeaveRunning);
+    assert_eq!(after_the_end(chosen, Message::Shutdown), (nothing(), false));
+    let report =
+        ErrorReport { description: "d".into(), kind: "k".into(), title: "t".into(), extra: serde_json::Map::new() };
+    assert_eq!(after_the_end(cloud(), Message::ErrorReport(report)), (vec!["report".to_owned()], false));
+    assert_eq!(after_the_end(cloud(), Message::Hello { capabilities: ALL.into_iter().collect() }), (nothing(), false));
+}
+
+#[test]
 fn a_cache_that_could_not_be_written_is_written_later() {
     let Event::Renewed(Ok(renewed)) = renewed(20_000) else { unreachable!() };
     let uncached = Event::Renewed(Ok(Renewed { cached: false, ..renewed }));
