@@ -141,10 +141,23 @@ fn fault_09_a_worker_that_fails_is_reported_and_its_machine_removed() {
 #[test]
 fn fault_10_google_is_watched_without_haste() {
     // A metadata service without the key is asked at a walking pace.
-    let fixture = Fixture::new(CloudKind::Google).script(json!(["hello", {"sleep": 2500}, {"exit": 0}]));
+    let mut fixture = Fixture::new(CloudKind::Google);
+    let done = fixture.path("done");
+    fixture.machine.script = json!(["hello", {"waitFor": done}, {"exit": 0}]);
     fixture.simulator.fault("/instance/preempted", usize::MAX, Fault::status(404));
-    fixture.boot().assert_code(0);
-    assert!(fixture.simulator.count("/instance/preempted") < 8, "{}", fixture.simulator.count("/instance/preempted"));
+    let running = fixture.start();
+    assert!(fixture.simulator.wait_for("/instance/preempted", 3, PATIENCE));
+    fs::write(done, "").unwrap();
+    running.finish().assert_code(0);
+    let records = fixture.simulator.records();
+    let began: Vec<_> = records
+        .iter()
+        .filter(|record| record.path.contains("/instance/preempted"))
+        .map(|record| record.began)
+        .collect();
+    for pair in began.windows(2) {
+        assert!(pair[1] - pair[0] >= Duration::from_secs(1), "{began:?}");
+    }
 }
 
 #[test]

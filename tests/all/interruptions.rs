@@ -170,11 +170,11 @@ fn a_vm_that_is_rebooted_by_its_cloud_comes_back() {
 #[test]
 fn a_far_deadline_lets_tasks_finish_and_then_each_strength_comes_in_its_time() {
     let mut fixture = Fixture::new(CloudKind::Azure).script(stubborn());
-    fixture.machine.config["interruption"] = json!({"poll": "20ms", "drainAhead": "1s", "abortBefore": "1s"});
-    fixture.machine.config["stop"] = json!({"terminateBefore": "500ms"});
+    fixture.machine.config["interruption"] = json!({"poll": "20ms", "drainAhead": "1s", "abortBefore": "4s"});
+    fixture.machine.config["stop"] = json!({"terminateBefore": "2s"});
     let mut running = fixture.start();
     running.wait_for("said hello");
-    let event = azure_event("e", "Redeploy", &["vm-simulated-0001"], &ahead(4));
+    let event = azure_event("e", "Redeploy", &["vm-simulated-0001"], &ahead(8));
     fixture.simulator.world(|world| world.cloud.events = vec![event]);
     for line in [
         "notice: Azure has scheduled a Redeploy of this VM",
@@ -195,7 +195,7 @@ fn a_far_deadline_lets_tasks_finish_and_then_each_strength_comes_in_its_time() {
 fn a_withdrawn_event_is_said_and_a_nearer_one_moves_everything_forward() {
     let mut fixture = Fixture::new(CloudKind::Azure).script(stubborn());
     fixture.machine.config["interruption"] = json!({"poll": "20ms"});
-    fixture.machine.config["stop"] = json!({"grace": "500ms"});
+    fixture.machine.config["stop"] = json!({"grace": "2s"});
     let mut running = fixture.start();
     running.wait_for("said hello");
     let event = |not_before: &str| vec![azure_event("e", "Terminate", &["vm-simulated-0001"], not_before)];
@@ -262,11 +262,12 @@ fn a_machine_that_is_drained_before_it_has_a_worker_is_retired() {
 #[test]
 fn a_drain_changes_nothing_about_a_retirement_that_is_under_way() {
     let fixture = Fixture::new(CloudKind::Google);
-    fixture.simulator.fault("DELETE", 1, Fault::Delay(Duration::from_secs(3)));
+    fixture.simulator.fault("DELETE", 1, Fault::Hold);
     let mut running = fixture.start();
     assert!(fixture.simulator.wait_for("DELETE", 1, PATIENCE));
     running.signal(Signal::SIGUSR1);
     running.wait_for("told to drain, but there is no worker");
+    fixture.simulator.world(|world| world.released = true);
     running.finish().assert_code(0);
     assert_eq!(removals(&fixture), 1);
 }
@@ -275,7 +276,7 @@ fn a_drain_changes_nothing_about_a_retirement_that_is_under_way() {
 #[test]
 fn a_worker_that_ignores_a_stop_is_killed_in_its_time() {
     let mut fixture = Fixture::new(CloudKind::Static).script(stubborn());
-    fixture.machine.config["stop"] = json!({"grace": "600ms"});
+    fixture.machine.config["stop"] = json!({"grace": "2s"});
     let mut running = fixture.start();
     running.wait_for("said hello");
     running.signal(Signal::SIGTERM);
@@ -310,10 +311,13 @@ fn a_deaf_worker_is_told_by_signals_and_a_late_hello_is_welcome() {
     running.signal(Signal::SIGUSR1);
     running.finish().assert_code(72).assert_logged("received SIGINT");
 
-    let late = json!([{"sleep": 400}, "hello", {"await": "graceful-termination"}, {"exit": 72}]);
-    let mut fixture = Fixture::new(CloudKind::Google).script(late);
+    let mut fixture = Fixture::new(CloudKind::Google);
+    let late = fixture.path("late");
+    fixture.machine.script = json!([{"waitFor": late}, "hello", {"await": "graceful-termination"}, {"exit": 72}]);
     fixture.machine.config["protocol"] = json!({"helloTimeout": "100ms"});
     let mut running = fixture.start();
+    running.wait_for("has not said hello within 0.1 s");
+    std::fs::write(late, "").unwrap();
     running.wait_for("late but welcome");
     running.signal(Signal::SIGUSR1);
     running.finish().assert_code(72);
@@ -322,11 +326,14 @@ fn a_deaf_worker_is_told_by_signals_and_a_late_hello_is_welcome() {
 #[cfg(unix)]
 #[test]
 fn a_drain_waits_for_a_hello_that_is_still_to_come() {
-    let late = json!([{"print": "starting"}, {"sleep": 300}, "hello", {"await": "graceful-termination"}, {"exit": 72}]);
-    let fixture = Fixture::new(CloudKind::Google).script(late);
+    let mut fixture = Fixture::new(CloudKind::Google);
+    let late = fixture.path("late");
+    fixture.machine.script = json!([{"waitFor": late}, "hello", {"await": "graceful-termination"}, {"exit": 72}]);
     let mut running = fixture.start();
-    running.wait_for("starting");
+    running.wait_for("started the worker");
     running.signal(Signal::SIGUSR1);
+    running.wait_for("told to drain: asking");
+    std::fs::write(late, "").unwrap();
     running.finish().assert_code(72).assert_logged("received graceful-termination finish-tasks=true");
 }
 
@@ -371,10 +378,10 @@ fn a_worker_that_says_nothing_is_reported_or_stopped() {
     assert_eq!((removals(&fixture), &reports[0]["kind"]), (1, &json!("worker-silent")));
 
     // One that says something now and then does not hang.
-    let talks: Vec<Value> = (0..10).flat_map(|_| [json!({"print": "."}), json!({"sleep": 100})]).collect();
+    let talks: Vec<Value> = (0..80).flat_map(|_| [json!({"print": "."}), json!({"sleep": 100})]).collect();
     let script = [vec![json!("hello")], talks, vec![json!({"exit": 0})]].concat();
     let mut fixture = Fixture::new(CloudKind::Google).script(script.into());
-    fixture.machine.config["progress"] = json!({"timeout": "800ms", "action": "stop"});
+    fixture.machine.config["progress"] = json!({"timeout": "3s", "action": "stop"});
     fixture.boot().assert_code(0).assert_not_logged("does it hang?");
 }
 

@@ -49,7 +49,7 @@ fn a_machine_that_cannot_be_shut_down_tries_for_ever_and_says_so() {
 #[test]
 fn removal_is_tried_again_for_its_time_and_then_the_machine_shuts_down() {
     let mut fixture = Fixture::new(CloudKind::Aws);
-    fixture.machine.config["retirement"]["removalTimeout"] = json!("600ms");
+    fixture.machine.config["retirement"]["removalTimeout"] = json!("3s");
     fixture.simulator.fault("DELETE", usize::MAX, Fault::status(503));
     fixture.boot().assert_code(0);
     assert!(fixture.simulator.count("DELETE") > 1);
@@ -190,11 +190,12 @@ fn a_cloud_machine_whose_worker_was_started_too_often_is_retired() {
 fn a_registration_that_is_under_way_when_init_stops_us_is_kept() {
     let mut fixture = Fixture::with_cache(CloudKind::Google).rebooting();
     fixture.machine.config["retirement"]["signalGrace"] = json!("1m");
-    // Longer than it takes to send a signal on the slowest system.
-    fixture.simulator.fault("/worker/register", 1, Fault::Delay(Duration::from_secs(3)));
+    fixture.simulator.fault("/worker/register", 1, Fault::Hold);
     let mut running = fixture.start();
     assert!(fixture.simulator.wait_for("/worker/register", 1, PATIENCE));
     running.signal(Signal::SIGTERM);
+    running.wait_for("told to stop before there was a worker");
+    fixture.simulator.world(|world| world.released = true);
     running.finish().assert_code(143);
     fixture.machine.config["retirement"]["signalGrace"] = json!("50ms");
     fixture.boot().assert_code(67).assert_logged("going on with the run of an earlier boot");
@@ -396,7 +397,7 @@ fn the_workers_last_lines_are_reported_where_that_is_wanted_without_secrets() {
     let token = "canary-access-token-1-0123456789abcdef";
     fixture.machine.script = json!([
         "hello", {"print": "too long ago"}, {"print": "the key is canary-value"}, {"print": format!("token={token};")},
-        {"printError": "the last words"}, {"sleep": 200}, {"exit": 1},
+        {"print": "the last words"}, {"exit": 1},
     ]);
     fixture.boot().assert_code(1);
     let report = fixture.simulator.world(|world| world.taskcluster.reports[0].clone());
@@ -405,6 +406,14 @@ fn the_workers_last_lines_are_reported_where_that_is_wanted_without_secrets() {
     for part in ["the key is [redacted]", "token=[redacted];", "the last words"] {
         assert!(description.contains(part), "{description}");
     }
+
+    // What it says on its other stream is among them.
+    let mut fixture =
+        Fixture::new(CloudKind::Google).script(json!(["hello", {"printError": "a complaint"}, {"exit": 1}]));
+    fixture.machine.config["report"] = json!({"workerLogLines": 3});
+    fixture.boot().assert_code(1);
+    let report = fixture.simulator.world(|world| world.taskcluster.reports[0].clone());
+    assert!(report["description"].as_str().unwrap().contains("a complaint"), "{report}");
 }
 
 #[test]

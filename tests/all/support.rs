@@ -147,6 +147,8 @@ pub struct Running {
     /// How much of it has been looked at.
     seen: usize,
     output: Receiver<Vec<u8>>,
+    /// Whether it was ended without a word.
+    was_killed: bool,
 }
 
 /// What a stream gives, as it comes.
@@ -165,13 +167,18 @@ fn read_all(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
 
 /// What is left of a stream whose process has ended: all of it, but Wine's console may keep it open for ever where its
 /// process was killed.
-fn rest_of(stream: &Receiver<Vec<u8>>) -> Vec<u8> {
+fn rest_of(stream: &Receiver<Vec<u8>>, was_killed: bool) -> Vec<u8> {
     let mut all = Vec::new();
+    let may_stay_open = cfg!(windows) && was_killed;
+    let patience = if may_stay_open { Duration::from_secs(3) } else { PATIENCE };
     loop {
-        match stream.recv_timeout(Duration::from_secs(3)) {
+        match stream.recv_timeout(patience) {
             Ok(bytes) => all.extend(bytes),
-            Err(mpsc::RecvTimeoutError::Timeout) if cfg!(unix) => {}
-            Err(_) => return all,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return all,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                assert!(may_stay_open, "somebody holds a stream of start-worker's open");
+                return all;
+            }
         }
     }
 }
@@ -189,7 +196,7 @@ impl Running {
         let mut child = command.spawn().unwrap();
         let errors = read_all(child.stderr.take().unwrap());
         let output = read_all(child.stdout.take().unwrap());
-        Self { child, errors, shutdown_calls: None, log: Vec::new(), seen: 0, output }
+        Self { child, errors, shutdown_calls: None, log: Vec::new(), seen: 0, output, was_killed: false }
     }
 
     /// Waits until the log holds this.
@@ -216,6 +223,7 @@ impl Running {
 
     #[cfg(unix)]
     pub fn signal(&mut self, signal: Signal) {
+        self.was_killed |= signal == Signal::SIGKILL;
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         nix::sys::signal::kill(pid, signal).unwrap();
     }
@@ -223,6 +231,7 @@ impl Running {
     /// Each simulated machine has a console of its own.
     #[cfg(windows)]
     pub fn signal(&mut self, signal: Signal) {
+        self.was_killed |= signal == Signal::SIGKILL;
         match signal {
             Signal::SIGKILL => self.child.kill().unwrap(),
             Signal::SIGTERM | Signal::SIGINT => {
@@ -272,8 +281,8 @@ impl Running {
         let status = self.child.wait().unwrap();
         drop(done);
         watchdog.join().unwrap();
-        self.log.extend(rest_of(&self.errors));
-        let output = rest_of(&self.output);
+        self.log.extend(rest_of(&self.errors, self.was_killed));
+        let output = rest_of(&self.output, self.was_killed);
         let log = String::from_utf8_lossy(&self.log).into_owned();
         if let Some(file) = self.shutdown_calls {
             note_shutdowns(&file, &log);

@@ -17,6 +17,8 @@ pub enum Fault {
     },
     /// The answer comes this much later.
     Delay(Duration),
+    /// The answer comes once [`World::released`](crate::server::World::released) is set.
+    Hold,
     /// The connection is closed without an answer; the request was left undone.
     Drop,
     /// The request is done, and its answer lost.

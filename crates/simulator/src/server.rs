@@ -40,6 +40,8 @@ pub struct World {
     pub taskcluster: Taskcluster,
     /// What goes wrong.
     pub rules: Vec<Rule>,
+    /// Whether answers that are held ([`Fault::Hold`]) may come.
+    pub released: bool,
     /// How long every answer takes.
     pub latency: Duration,
     /// What was asked.
@@ -49,7 +51,7 @@ pub struct World {
 struct Shared {
     world: Mutex<World>,
     recorded: Condvar,
-    /// Wakes requests that wait for a change of the metadata.
+    /// Wakes requests that wait for a change.
     changed: Notify,
 }
 
@@ -110,7 +112,7 @@ impl Simulator {
         Ok(client.with_credentials(taskcluster_api::Credentials::new(OPERATOR.0, OPERATOR.1)))
     }
 
-    /// Looks at the state, or changes it. What waits for a change of the metadata looks again.
+    /// Looks at the state, or changes it. What waits for a change looks again.
     pub fn world<T>(&self, with: impl FnOnce(&mut World) -> T) -> T {
         let result = with(&mut self.shared.lock());
         self.shared.changed.notify_waiters();
@@ -198,6 +200,7 @@ impl World {
             },
             taskcluster: Taskcluster::new(&format!("{:_<44}", "canary-static-secret-"), standalone),
             rules: Vec::new(),
+            released: false,
             latency: setup.latency,
             records: Vec::new(),
         }
@@ -313,6 +316,7 @@ async fn handle(shared: &Shared, connected: Instant, request: Request<Incoming>)
     for fault in faults {
         match fault {
             Fault::Delay(delay) => tokio::time::sleep(delay).await,
+            Fault::Hold => wait_until_changed(shared, |world| world.released).await,
             Fault::Drop => return Err(Dropped),
             Fault::LoseAnswer => lose = true,
             Fault::SlowBody(between) => pause = Some(between),
@@ -375,6 +379,16 @@ fn reply(
     response
 }
 
+async fn wait_until_changed(shared: &Shared, reached: impl Fn(&World) -> bool) {
+    loop {
+        let changed = shared.changed.notified();
+        if reached(&shared.lock()) {
+            return;
+        }
+        changed.await;
+    }
+}
+
 /// Google's hanging GET: answers when what it waits for is no longer as it was, or after its time.
 async fn wait_for_change(shared: &Shared, path: &str) {
     let parameter = |name: &str| {
@@ -382,15 +396,7 @@ async fn wait_for_change(shared: &Shared, path: &str) {
     };
     let seconds = parameter("timeout_sec").and_then(|text| text.parse().ok()).unwrap_or(3600);
     let last = parameter("last_etag");
-    let wait = async {
-        loop {
-            let changed = shared.changed.notified();
-            let path = path.split('?').next().unwrap_or_default();
-            if Some(shared.lock().cloud.etag(path)) != last {
-                return;
-            }
-            changed.await;
-        }
-    };
+    let path = path.split('?').next().unwrap_or_default();
+    let wait = wait_until_changed(shared, |world| Some(world.cloud.etag(path)) != last);
     let _ = tokio::time::timeout(Duration::from_secs(seconds), wait).await;
 }

@@ -20,6 +20,7 @@
 //! | `{"leaveBehind": "quiet"}`, `"loud"` | leaves a process behind in a session of its own; `loud` keeps the output |
 //! | `{"onTerminate": code}` | from now on SIGTERM ends it with this code; negative: SIGTERM is ignored |
 //! | `{"onInterrupt": code}` | the same of SIGINT |
+//! | `{"waitFor": file}` | waits until that is there, five minutes at most |
 //! | `{"sleep": ms}`, `"hang"` | waits; for ever |
 //! | `"closeInput"`, `"closeOutput"` | closes a stream |
 //! | `{"handle": number}` | prints which file that handle is, or `none` (Windows) |
@@ -41,6 +42,12 @@ pub const SCRIPT: &str = "SIMULATED_WORKER_SCRIPT";
 
 /// The name of the two pipes that a worker talks over instead of its standard streams (Windows).
 pub const PIPE: &str = "SIMULATED_WORKER_PIPE";
+
+/// How often a file that is waited for is looked for.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Whoever has not made it by then is gone.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// What a worker does that has no script.
 const DEFAULT_SCRIPT: &str = r#"["hello", {"log": {"textPayload": "nothing to do", "tasks": 0}}, {"exit": 0}]"#;
@@ -148,6 +155,14 @@ impl Worker {
             "onTerminate" => on_signal(Ask::Terminate, i32::try_from(number).unwrap_or(1))?,
             "onInterrupt" => on_signal(Ask::Interrupt, i32::try_from(number).unwrap_or(1))?,
             "sleep" => tokio::time::sleep(Duration::from_millis(number.unsigned_abs())).await,
+            "waitFor" => {
+                let appears = async {
+                    while !Path::new(text).exists() {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                };
+                tokio::time::timeout(LONGEST_WAIT, appears).await?;
+            }
             "hang" => std::future::pending().await,
             #[cfg(windows)]
             "handle" => print(format!("handle {number}: {}\n", crate::windows::path_of(number)).as_bytes())?,
