@@ -10,6 +10,7 @@ use crate::platform;
 use crate::timeline::Timeline;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::panic;
@@ -18,14 +19,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::{SetGlobalDefaultError, set_global_default};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 
 /// The worker's lines wait while this many bytes have not been written.
 const ROOM: usize = 256 * 1024;
@@ -394,79 +395,117 @@ fn write_batch(sink: &mut impl Write, batch: &[u8], progress: &AtomicU64) {
     let _ = sink.flush();
 }
 
-/// Makes `stream` the place where `tracing` events go, at this level, and `timeline` the one where its spans go.
+/// Makes `log` the place where our `tracing` events of this level and above go, and `timeline` the one where its spans go.
 ///
 /// # Errors
-/// Where the level is no level, or another subscriber is there.
-pub fn install(
-    stream: &LogStream,
-    level: Level,
-    timeline: Option<Timeline>,
-) -> Result<(), tracing_subscriber::util::TryInitError> {
-    let targets: Targets = OUR_TARGETS.into_iter().map(|target| (target, level)).collect();
-    let lines = tracing_subscriber::fmt::layer().event_format(GoFormat).with_ansi(false).with_writer(stream.clone());
-    let lines = tracing_subscriber::registry().with(lines.with_filter(targets));
+/// Where another subscriber is there.
+pub fn install(log: &LogStream, level: Level, timeline: Option<Timeline>) -> Result<(), SetGlobalDefaultError> {
+    let lines = OwnLines { log: log.clone(), level };
     match timeline {
-        Some(timeline) => lines.with(timeline.with_filter(Timeline::filter())).try_init(),
-        // A layer that isn't there would still have every span made.
-        None => lines.try_init(),
+        Some(timeline) => {
+            let ours = filter_fn(move |metadata| is_ours(metadata, level)).with_max_level_hint(level);
+            let spans = timeline.with_filter(Timeline::filter());
+            set_global_default(tracing_subscriber::registry().with(lines.with_filter(ours)).with(spans))
+        }
+        // A registry takes memory for spans, and a layer that isn't there would still have each of them made.
+        None => set_global_default(lines),
     }
 }
 
-/// An event as one line: a word for what is no plain information, the message, then `key=value`.
-struct GoFormat;
+fn is_ours(metadata: &Metadata<'_>, level: Level) -> bool {
+    *metadata.level() <= level && OUR_TARGETS.iter().any(|target| metadata.target().starts_with(target))
+}
 
-impl<S, N> FormatEvent<S, N> for GoFormat
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        writer.write_str(match *event.metadata().level() {
+/// Our events, as lines of the log: a word for what is no plain information, the message, then ` key=value`.
+struct OwnLines {
+    log: LogStream,
+    level: Level,
+}
+
+impl OwnLines {
+    fn write(&self, event: &Event<'_>) {
+        let level = *event.metadata().level();
+        let mut text = String::from(match level {
             Level::ERROR => "error: ",
             Level::WARN => "warning: ",
             Level::INFO => "",
             Level::DEBUG => "debug: ",
             Level::TRACE => "trace: ",
-        })?;
-        context.format_fields(writer, event)
-    }
-}
-
-/// One formatted event on its way into the stream.
-pub struct EventWriter {
-    log: LogStream,
-    is_error: bool,
-}
-
-impl Write for EventWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // One event is one write; what has several lines (an error with its causes) gets a time on each.
-        let text = String::from_utf8_lossy(bytes);
-        let text = text.trim_end_matches('\n');
+        });
+        event.record(&mut Fields(&mut text));
+        let text = text.trim_end_matches('\n').replace("\r\n", "\n");
+        let text = without_control(&text);
+        // What has several lines (an error with its causes) gets a time on each.
         for line in text.split('\n') {
             self.log.own_line(line);
         }
-        if self.is_error {
-            self.log.tell_error(text);
+        if level == Level::ERROR {
+            self.log.tell_error(&text);
         }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
-impl MakeWriter<'_> for LogStream {
-    type Writer = EventWriter;
+/// Without what would move a terminal's cursor or change its colours: a name that is quoted may hold anything.
+fn without_control(text: &str) -> Cow<'_, str> {
+    let is_meant = |character: char| !character.is_control() || matches!(character, '\n' | '\t');
+    if text.chars().all(is_meant) {
+        return text.into();
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_meant(character) {
+            escaped.push(character);
+        } else {
+            escaped.extend(character.escape_default());
+        }
+    }
+    escaped.into()
+}
 
-    fn make_writer(&self) -> EventWriter {
-        EventWriter { log: self.clone(), is_error: false }
+/// Without a timeline. No span is enabled, so none is ever made, entered or ended.
+impl Subscriber for OwnLines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && is_ours(metadata, self.level)
     }
 
-    fn make_writer_for(&self, event: &Metadata<'_>) -> EventWriter {
-        EventWriter { log: self.clone(), is_error: *event.level() == Level::ERROR }
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level.into())
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        self.write(event);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// Beside a timeline.
+impl<S: Subscriber> Layer<S> for OwnLines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        self.write(event);
+    }
+}
+
+/// What an event says, as text.
+struct Fields<'a>(&'a mut String);
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // A string takes all that is written to it.
+        let _ = match field.name() {
+            "message" => write!(self.0, "{value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
     }
 }
 
@@ -553,6 +592,27 @@ mod tests {
         stream.begin_writing();
         stream.flush();
         assert_eq!(read.try_iter().flatten().collect::<Vec<u8>>(), b"three\n", "a thread could be had after all");
+    }
+
+    #[test]
+    fn an_event_is_a_line_and_never_more_than_text() {
+        let (lines, read) = mpsc::channel();
+        let (go, wait) = mpsc::channel();
+        drop(go);
+        let stream = LogStream::new(Channel(lines, wait), LogOptions { times: false, tell_error: None });
+        tracing::subscriber::with_default(OwnLines { log: stream.clone(), level: Level::DEBUG }, || {
+            tracing::info!("a machine named {:?} and {}", "a", "b\u{1b}[2Jc\rd\te\r\nf");
+            tracing::error!("one\n  two\n");
+            tracing::warn!(count = 3, "counted");
+            tracing::debug!("{}", "x");
+            tracing::trace!("too much");
+            tracing::info!(target: "hyper::client", "not ours");
+            tracing::info_span!("a span").in_scope(|| tracing::info!("inside"));
+        });
+        stream.flush();
+        let text = String::from_utf8(read.try_iter().flatten().collect()).unwrap();
+        let expected = "a machine named \"a\" and b\\u{1b}[2Jc\\rd\te\nf\nerror: one\n  two\nwarning: counted count=3\ndebug: x\ninside\n";
+        assert_eq!(text, expected);
     }
 
     #[test]
