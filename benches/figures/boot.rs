@@ -16,9 +16,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Boots of each.
-const BOOTS: usize = 21;
-
 /// Requests by which a service is measured.
 const REQUESTS: usize = 11;
 
@@ -26,35 +23,39 @@ const REQUESTS: usize = 11;
 const TRIPS: [(CloudKind, u32, u32); 4] =
     [(CloudKind::Static, 2, 3), (CloudKind::Azure, 3, 5), (CloudKind::Aws, 4, 10), (CloudKind::Google, 4, 14)];
 
-/// After what the simulated services answer, in milliseconds.
-const LATENCIES: [u64; 4] = [0, 10, 50, 200];
+/// After what the simulated services answer, in milliseconds, and how many boots of each machine are measured then: the more,
+/// the more of what is measured is the processors' work, which others disturb.
+const LATENCIES: [(u64, usize); 4] = [(0, 210), (10, 105), (50, 21), (200, 21)];
+
+/// Boots of a machine that asks nobody.
+const BOOTS_ALONE: usize = 210;
 
 pub fn measure(programs: &Programs, table: &mut Table) {
     let boots = LazyCell::new(|| Boots::of(&programs.start_worker));
-    for latency in LATENCIES {
-        // Measured where one of its rows is wanted.
-        let answer = LazyCell::new(|| answer_time(latency));
-        for (kind, trips, go) in TRIPS {
-            let name = format!("boot: {}, {latency} ms an answer", kind.name());
-            if !table.wants(&name) {
-                continue;
+    for (latency, times) in LATENCIES {
+        let name = |kind: CloudKind| format!("boot: {}, {latency} ms an answer", kind.name());
+        let wanted: Vec<_> = TRIPS.into_iter().filter(|(kind, ..)| table.wants(&name(*kind))).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let answer = answer_time(latency);
+        // In turns, for what disturbs one of them then disturbs them all.
+        let mut taken = vec![Vec::new(); wanted.len()];
+        for _ in 0..times {
+            for (taken, (kind, ..)) in taken.iter_mut().zip(&wanted) {
+                taken.push(boots.whole(*kind, latency));
             }
-            let ours = lower_quartile((0..BOOTS).map(|_| boots.whole(kind, latency)).collect());
-            let network = |trips: u32| f64::from(trips) * *answer;
+        }
+        for (taken, (kind, trips, go)) in taken.into_iter().zip(wanted) {
+            let network = |trips: u32| f64::from(trips) * answer;
             let limit = Limit::AtMost(network(trips) * 1.05 + 5.0);
-            table.row(&Row { name: &name, unit: "ms", go: Some(network(go)), limit, ours });
+            let ours = lower_quartile(taken);
+            table.row(&Row { name: &name(kind), unit: "ms", go: Some(network(go)), limit, ours });
         }
     }
     let [whole, least] = ["boot: standalone, beyond fork and exec", "boot: `timeout`, beyond fork and exec"];
     if table.wants(whole) || table.wants(least) {
-        // In turns, for what disturbs one of them then disturbs them all.
-        let (mut alone, mut under_timeout, mut under_us) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..BOOTS * 10 {
-            alone.push(boots.worker_alone(&[]));
-            under_timeout.push(boots.worker_alone(&["timeout", "60"]));
-            under_us.push(boots.whole(CloudKind::Standalone, 0));
-        }
-        let [alone, under_timeout, under_us] = [alone, under_timeout, under_us].map(lower_quartile);
+        let [alone, under_timeout, under_us] = boots.standalone();
         let limit = Limit::AtMost(1.5);
         table.row(&Row { name: whole, unit: "ms", go: Some(2.5), limit, ours: under_us - alone });
         // The least that a program in between takes, by one that does nothing else.
@@ -99,32 +100,42 @@ impl<'a> Boots<'a> {
         Self { start_worker, worker }
     }
 
-    /// The time to the worker's first instruction where nothing but its start is waited for, by us or by another program.
-    fn worker_alone(&self, before: &[&str]) -> f64 {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let worker = self.worker.to_str().expect("a path");
-        let words = [before, &[worker]].concat();
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).current_dir(&folder).stdin(Stdio::null());
-        time_to_first_instruction(command, folder.path())
-    }
-
-    /// The same with start-worker in between, in milliseconds.
+    /// The time to the worker's first instruction on a new machine of that kind, in milliseconds.
     fn whole(&self, kind: CloudKind, latency: u64) -> f64 {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let setup = Setup { kind, latency: Duration::from_millis(latency) };
         let simulator = Simulator::start(&setup).expect("a simulator");
+        let machine = Machine::new(&simulator, folder.path(), self.start_worker, &self.worker).expect("a machine");
+        time_to_first_instruction(&mut machine.command().expect("a command"), folder.path())
+    }
+
+    /// Three ways to start the worker where nobody is asked for anything, in one folder: alone, with `timeout` in between
+    /// and with start-worker. The lower quartile of each, in milliseconds, of boots that take turns.
+    fn standalone(&self) -> [f64; 3] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let setup = Setup { kind: CloudKind::Standalone, latency: Duration::ZERO };
+        let simulator = Simulator::start(&setup).expect("a simulator");
         let machine = Machine::new(&simulator, folder.path(), self.start_worker, &self.worker);
         let mut machine = machine.expect("a machine");
-        if kind == CloudKind::Standalone {
-            machine.config["getSecrets"] = json!(false);
+        machine.config["getSecrets"] = json!(false);
+        let mut under_timeout = Command::new("timeout");
+        under_timeout.arg("60").arg(&self.worker);
+        let mut ways = [Command::new(&self.worker), under_timeout, machine.command().expect("a command")];
+        let mut taken = [const { Vec::new() }; 3];
+        for _ in 0..BOOTS_ALONE {
+            for (taken, command) in taken.iter_mut().zip(&mut ways) {
+                // A machine is new once: the system writes to the disk at once what replaces an earlier boot's file.
+                let _ = fs::remove_file(machine.worker_config());
+                let _ = fs::remove_file(folder.path().join("started"));
+                taken.push(time_to_first_instruction(command.stdin(Stdio::null()).current_dir(&folder), folder.path()));
+            }
         }
-        time_to_first_instruction(machine.command().expect("a command"), folder.path())
+        taken.map(lower_quartile)
     }
 }
 
 /// From the start of a program in this folder to the first instruction of the worker that it starts, in milliseconds.
-fn time_to_first_instruction(mut command: Command, folder: &Path) -> f64 {
+fn time_to_first_instruction(command: &mut Command, folder: &Path) -> f64 {
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let began = SystemTime::now();
     assert!(command.status().expect("a program").success());
