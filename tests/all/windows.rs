@@ -9,6 +9,7 @@ use std::fs;
 use std::os::windows::io::AsRawHandle;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::{Duration, Instant};
 use windows_service::service::{
     Service, ServiceAccess, ServiceErrorControl, ServiceExitCode, ServiceInfo, ServiceStartType, ServiceState,
@@ -17,10 +18,30 @@ use windows_service::service::{
 use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 use windows_sys::Win32::Foundation::{HANDLE_FLAG_INHERIT, SetHandleInformation};
 
+/// Wine's manager has whoever asks for it first begin the service that is to begin, and be that somebody who is none. So no
+/// service is there while a test has such a one ask.
+static SERVICES: RwLock<()> = RwLock::new(());
+
+fn with_others() -> RwLockReadGuard<'static, ()> {
+    SERVICES.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits without standing in the way: a test may have two services.
+fn without_others() -> RwLockWriteGuard<'static, ()> {
+    loop {
+        match SERVICES.try_write() {
+            Ok(guard) => return guard,
+            Err(TryLockError::Poisoned(guard)) => return guard.into_inner(),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
 /// A service of this machine's, for as long as the test runs.
 struct WorkerService {
     name: String,
     service: Service,
+    _there: RwLockReadGuard<'static, ()>,
 }
 
 impl Drop for WorkerService {
@@ -33,6 +54,7 @@ impl Drop for WorkerService {
 impl WorkerService {
     /// A service that wraps a worker with this script, as NSSM does; and a machine whose worker it is.
     fn on(fixture: &mut Fixture, script: &Value, options: &[&str]) -> Self {
+        let there = with_others();
         let name = format!("worker-{:016x}", fastrand::u64(..));
         let pipe = pipe_of(&name);
         let file = fixture.path("worker-script.json");
@@ -62,7 +84,7 @@ impl WorkerService {
             account_password: None,
         };
         let service = manager.create_service(&info, ServiceAccess::ALL_ACCESS).unwrap();
-        Self { name, service }
+        Self { name, service, _there: there }
     }
 
     /// The service is left as it was found.
@@ -493,6 +515,7 @@ fn a_machine_is_shut_down_by_the_system_where_it_cannot_be_removed() {
 struct RunnerService {
     name: String,
     logs: PathBuf,
+    _there: RwLockReadGuard<'static, ()>,
 }
 
 impl Drop for RunnerService {
@@ -521,7 +544,7 @@ impl RunnerService {
         fs::write(&batch, text).unwrap();
         fixture.machine.config["worker"]["path"] = json!(batch);
         fixture.machine.command().unwrap();
-        let service = Self { name, logs: fixture.path("logs") };
+        let service = Self { name, logs: fixture.path("logs"), _there: with_others() };
         let installed = service.install(fixture);
         assert_eq!(installed.status.code(), Some(0), "{}", said(&installed));
         service
@@ -729,7 +752,8 @@ fn install_says_how_to_do_without_a_wrapper() {
     let mut fixture = Fixture::new(CloudKind::Static);
     let wrapped = WorkerService::on(&mut fixture, &json!(["hello"]), &[]);
     fixture.machine.command().unwrap();
-    let service = RunnerService { name: format!("{}-runner", wrapped.name), logs: fixture.path("logs") };
+    let name = format!("{}-runner", wrapped.name);
+    let service = RunnerService { name, logs: fixture.path("logs"), _there: with_others() };
     let installed = service.install(&fixture);
     assert_eq!(installed.status.code(), Some(0), "{}", said(&installed));
     assert!(said(&installed).contains("start-worker needs no wrapper"), "{}", said(&installed));
@@ -773,6 +797,7 @@ fn the_account_and_its_password_are_asked_for_and_never_an_argument() {
 
 #[test]
 fn what_the_service_manager_starts_says_so_to_people() {
+    let _alone = without_others();
     let output = run(&["service", "run", "--log-folder", r"C:\", "--config", r"C:\runner.yml"]);
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     assert!(said(&output).contains("is for the service control manager"), "{}", said(&output));
