@@ -134,6 +134,7 @@ impl Life {
         self.fixture.simulator.world(|world| {
             world.latency = Duration::from_millis(latency);
             world.taskcluster.credentials_life = Duration::from_millis(life);
+            world.taskcluster.renewed_life = Duration::from_millis(life);
             let secret = json!({"config": {"key": "canary-value-of-a-secret"}, "files": [file]});
             world.taskcluster.put_secret(format!("worker-pool:{pool}"), secret);
         });

@@ -50,8 +50,10 @@ pub struct Taskcluster {
     pub worker_config: Value,
     /// Whether rows that have ended are swept away at once. A real deployment sweeps about once an hour.
     pub sweeps: bool,
-    /// How long workers' credentials live.
+    /// How long the credentials live that a worker gets when it is registered.
     pub credentials_life: Duration,
+    /// How long those live that it gets in exchange for them.
+    pub renewed_life: Duration,
     /// How far this deployment's clock is ahead of the machine's, in seconds.
     pub clock_offset: i64,
     /// The secret that the simulated machine shows where it is static.
@@ -178,6 +180,7 @@ impl Taskcluster {
             worker_config: json!({}),
             sweeps: true,
             credentials_life: Duration::from_secs(96 * 3600),
+            renewed_life: Duration::from_secs(96 * 3600),
             clock_offset: 0,
             static_secret: static_secret.to_owned(),
             standalone,

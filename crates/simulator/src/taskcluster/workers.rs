@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use taskcluster_api::worker_manager::{
     Capacity, CreateWorker, ProviderType, Quarantine, QueueWorker, QueueWorkerDetails, QueueWorkerList,
     ShouldTerminate, TaskRun, WorkerList,
@@ -236,7 +236,7 @@ impl Taskcluster {
             WorkerState::Running | WorkerState::Requested | WorkerState::Standalone | WorkerState::Other(_) => {}
         }
         self.registrations += 1;
-        let Renewal { credentials, expires, secret } = self.issue(&name);
+        let Renewal { credentials, expires, secret } = self.issue(&name, self.credentials_life);
         answer(Registration {
             credentials,
             expires,
@@ -260,14 +260,14 @@ impl Taskcluster {
             return Err(input("could not generate credentials for this secret"));
         }
         self.renewals += 1;
-        answer(self.issue(&name))
+        answer(self.issue(&name, self.renewed_life))
     }
 
     /// New credentials; the secret before them is dead. The worker runs now.
-    fn issue(&mut self, name: &WorkerName) -> Renewal {
+    fn issue(&mut self, name: &WorkerName, life: Duration) -> Renewal {
         self.counter += 1;
         let (number, now) = (self.counter, self.now());
-        let expires = now + self.credentials_life;
+        let expires = now + life;
         let secret = format!("{:_<44}", format!("canary-registration-secret-{number}-"));
         let millis = |time: SystemTime| {
             time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
