@@ -245,7 +245,7 @@ fn no_more_round_trips_than_the_data_allow() {
     for (kind, trips) in expected {
         let fixture = Fixture::new(kind).script(json!(["hello", "hang"]));
         // Slow enough that what goes on side by side does so in the records too.
-        fixture.simulator.world(|world| world.latency = std::time::Duration::from_millis(400));
+        fixture.simulator.world(|world| world.latency = std::time::Duration::from_secs(1));
         let mut running = fixture.start();
         running.wait_for("started the worker");
         let records: Vec<_> =

@@ -59,7 +59,8 @@ fn an_on_demand_instance_is_not_asked_for_spot_notices() {
     let mut fixture = Fixture::new(CloudKind::Aws).script(obedient());
     fixture.machine.config["interruption"] = json!({"poll": "20ms", "slowPoll": "20ms"});
     fixture.simulator.world(|world| world.cloud.life_cycle = "on-demand".into());
-    let running = fixture.start();
+    let mut running = fixture.start();
+    running.wait_for("said hello");
     assert!(fixture.simulator.wait_for("/autoscaling/target-lifecycle-state", 4, PATIENCE));
     fixture.simulator.world(|world| world.cloud.lifecycle_target = Some("Terminated".into()));
     running.finish().assert_code(71);
@@ -195,7 +196,7 @@ fn a_far_deadline_lets_tasks_finish_and_then_each_strength_comes_in_its_time() {
 fn a_withdrawn_event_is_said_and_a_nearer_one_moves_everything_forward() {
     let mut fixture = Fixture::new(CloudKind::Azure).script(stubborn());
     fixture.machine.config["interruption"] = json!({"poll": "20ms"});
-    fixture.machine.config["stop"] = json!({"grace": "2s"});
+    fixture.machine.config["stop"] = json!({"grace": "10s"});
     let mut running = fixture.start();
     running.wait_for("said hello");
     let event = |not_before: &str| vec![azure_event("e", "Terminate", &["vm-simulated-0001"], not_before)];
@@ -276,7 +277,7 @@ fn a_drain_changes_nothing_about_a_retirement_that_is_under_way() {
 #[test]
 fn a_worker_that_ignores_a_stop_is_killed_in_its_time() {
     let mut fixture = Fixture::new(CloudKind::Static).script(stubborn());
-    fixture.machine.config["stop"] = json!({"grace": "2s"});
+    fixture.machine.config["stop"] = json!({"grace": "10s"});
     let mut running = fixture.start();
     running.wait_for("said hello");
     running.signal(Signal::SIGTERM);
@@ -308,6 +309,7 @@ fn a_deaf_worker_is_told_by_signals_and_a_late_hello_is_welcome() {
     fixture.machine.config["protocol"] = json!({"helloTimeout": "100ms"});
     let mut running = fixture.start();
     running.wait_for("has not said hello within 0.1 s");
+    running.wait_for("deaf");
     running.signal(Signal::SIGUSR1);
     running.finish().assert_code(72).assert_logged("received SIGINT");
 

@@ -269,8 +269,9 @@ fn an_archive_with_names_that_windows_reads_otherwise_is_refused_and_others_are_
 #[test]
 fn a_service_that_runs_already_is_stopped_first() {
     let mut fixture = Fixture::new(CloudKind::Static);
-    let service =
-        WorkerService::on(&mut fixture, &json!(["hello", {"print": "anew"}, {"exit": 0}]), &["--delay", "400"]);
+    // It runs until its worker finds no pipes: long enough to be found.
+    let script = json!(["hello", {"print": "anew"}, {"exit": 0}]);
+    let service = WorkerService::on(&mut fixture, &script, &["--delay", "8000"]);
     service.service.start::<&str>(&[]).unwrap();
     let finished = fixture.boot();
     finished.assert_code(0).assert_logged("runs already: stopping it first").assert_logged("anew");
@@ -281,7 +282,7 @@ fn a_service_that_runs_already_is_stopped_first() {
 fn nobody_but_the_service_gets_at_its_pipes() {
     let mut fixture = Fixture::new(CloudKind::Static);
     let script = json!(["hello", {"print": "the right one"}, {"exit": 0}]);
-    let service = WorkerService::on(&mut fixture, &script, &["--delay", "1500"]);
+    let service = WorkerService::on(&mut fixture, &script, &["--delay", "6000"]);
     let mut running = fixture.start();
     running.wait_for("waiting for its worker");
     let pipe = format!("{}-input", pipe_of(&service.name));
@@ -321,10 +322,10 @@ fn pipes_that_break_while_the_service_runs_are_lost_contact() {
 #[test]
 fn a_service_that_does_not_end_is_stopped_and_then_ended() {
     // Some seconds before its time is over it is stopped, and then it is ended.
-    for (options, grace, code) in [(vec![], "12s", 0), (vec!["--stop-takes", "600000"], "4s", 137)] {
+    for (options, grace, code) in [(vec![], "20s", 0), (vec!["--stop-takes", "600000"], "10s", 137)] {
         let mut fixture = Fixture::new(CloudKind::Static);
         let service = WorkerService::on(&mut fixture, &json!(["hello", "hang"]), &options);
-        fixture.machine.config["stop"] = json!({"grace": grace});
+        fixture.machine.config["stop"] = json!({"grace": grace, "terminateBefore": "10s"});
         let mut running = fixture.start();
         running.wait_for("said hello");
         running.signal(Signal::SIGTERM);
