@@ -262,6 +262,8 @@ impl Life {
                 running.signal(Signal::SIGTERM);
             });
         }
+        // A renewal may have been answered to nobody, or not have been kept yet.
+        self.loses_credentials |= end != End::Itself;
         (end, running.finish())
     }
 

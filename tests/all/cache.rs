@@ -220,7 +220,8 @@ fn a_kill_at_any_instant_leaves_a_whole_cache_or_none() {
             }
             // Registered, and the answer was on its way or had just arrived.
             None if registered == 1 => drop(finished.assert_code(13)),
-            None => drop(finished.assert_code(67)),
+            // So may it have been when that was looked at: what the dead had asked for is still done.
+            None => assert!(matches!(finished.code, Some(67 | 13)), "kill {kill}:\n{}", finished.log),
         }
     }
     println!("{went_on} of {kills} went on from the cache");

@@ -171,11 +171,11 @@ fn a_vm_that_is_rebooted_by_its_cloud_comes_back() {
 #[test]
 fn a_far_deadline_lets_tasks_finish_and_then_each_strength_comes_in_its_time() {
     let mut fixture = Fixture::new(CloudKind::Azure).script(stubborn());
-    fixture.machine.config["interruption"] = json!({"poll": "20ms", "drainAhead": "1s", "abortBefore": "4s"});
-    fixture.machine.config["stop"] = json!({"terminateBefore": "2s"});
+    fixture.machine.config["interruption"] = json!({"poll": "20ms", "drainAhead": "1s", "abortBefore": "8s"});
+    fixture.machine.config["stop"] = json!({"terminateBefore": "4s"});
     let mut running = fixture.start();
     running.wait_for("said hello");
-    let event = azure_event("e", "Redeploy", &["vm-simulated-0001"], &ahead(8));
+    let event = azure_event("e", "Redeploy", &["vm-simulated-0001"], &ahead(13));
     fixture.simulator.world(|world| world.cloud.events = vec![event]);
     for line in [
         "notice: Azure has scheduled a Redeploy of this VM",
@@ -374,7 +374,7 @@ fn a_lost_renewal_registers_a_static_worker_anew_and_drains_a_cloud_one() {
 #[test]
 fn a_worker_that_says_nothing_is_reported_or_stopped() {
     let mut fixture = Fixture::new(CloudKind::Google).script(obedient());
-    fixture.machine.config["progress"] = json!({"timeout": "400ms", "action": "stop"});
+    fixture.machine.config["progress"] = json!({"timeout": "3s", "action": "stop"});
     fixture.boot().assert_code(71).assert_logged("does it hang?");
     let reports = fixture.simulator.world(|world| world.taskcluster.reports.clone());
     assert_eq!((removals(&fixture), &reports[0]["kind"]), (1, &json!("worker-silent")));

@@ -49,7 +49,7 @@ fn a_machine_that_cannot_be_shut_down_tries_for_ever_and_says_so() {
 #[test]
 fn removal_is_tried_again_for_its_time_and_then_the_machine_shuts_down() {
     let mut fixture = Fixture::new(CloudKind::Aws);
-    fixture.machine.config["retirement"]["removalTimeout"] = json!("3s");
+    fixture.machine.config["retirement"]["removalTimeout"] = json!("6s");
     fixture.simulator.fault("DELETE", usize::MAX, Fault::status(503));
     fixture.boot().assert_code(0);
     assert!(fixture.simulator.count("DELETE") > 1);

@@ -88,11 +88,12 @@ impl Machine {
         let folder = self.folder.join("bin");
         fs::create_dir_all(&folder)?;
         let calls = self.folder.join("shutdown-calls");
-        let program = folder.join("shutdown");
-        fs::write(&program, format!("#!/bin/sh\necho \"$@\" >>'{}'\nexit {code}\n", calls.display()))?;
+        // Aside and then in its place: the machine may be about to run it.
+        let next = folder.join("shutdown.next");
+        fs::write(&next, format!("#!/bin/sh\necho \"$@\" >>'{}'\nexit {code}\n", calls.display()))?;
         #[cfg(unix)]
-        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        Ok(())
+        fs::set_permissions(&next, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        fs::rename(next, folder.join("shutdown"))
     }
 
     /// The script, or `@` and its file: not every system has variables of any length.

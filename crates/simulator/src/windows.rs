@@ -102,9 +102,9 @@ pub struct WorkerServiceOptions {
     #[arg(long)]
     pub config: PathBuf,
 
-    /// Begin the worker this long after the service
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
-    pub delay: u64,
+    /// Begin the worker once this file is there
+    #[arg(long, value_name = "FILE")]
+    pub after: Option<PathBuf>,
 
     /// Say only this long after the worker's start that it runs
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
@@ -155,7 +155,11 @@ fn wrap(options: &WorkerServiceOptions) -> io::Result<()> {
     let status = service_control_handler::register(&options.name, handler).map_err(io::Error::other)?;
     let first = if options.start_takes > 0 { ServiceState::StartPending } else { ServiceState::Running };
     report(status, first, ServiceExitCode::NO_ERROR)?;
-    std::thread::sleep(Duration::from_millis(options.delay));
+    while options.after.as_ref().is_some_and(|file| !file.exists()) {
+        if stops.recv_timeout(Duration::from_millis(20)).is_ok() {
+            return report(status, ServiceState::Stopped, ServiceExitCode::NO_ERROR);
+        }
+    }
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["run", "--config"]).arg(&options.config).arg("--with-worker-runner");
     command.env(SCRIPT, fs::read_to_string(&options.script)?);
