@@ -137,7 +137,7 @@ impl Boot {
         let worker = kept.admitted().identity.worker();
         let mut tries = Tries::begin(RetryPolicy::persistent(REVIVAL));
         while let Some(lease) = kept.admitted().lease.clone() {
-            match registration::renew(&client, &worker, &lease.secret).await {
+            let (error, is_final) = match registration::renew(&client, &worker, &lease.secret).await {
                 Ok(renewal) => {
                     tracing::warn!(
                         "by this machine's clock its credentials ended at {expired:.0}: is the clock right?"
@@ -147,15 +147,19 @@ impl Boot {
                     let client = client.with_credentials(kept.admitted().credentials.clone());
                     return Admission::Run(kept, client);
                 }
-                Err(RenewalError::Failed(error)) if let Some(pause) = tries.next_pause(error.retry_after()) => {
-                    tracing::warn!("cannot renew the credentials: {}; trying again", error.failure);
-                    tokio::time::sleep(pause).await;
+                // Not ours to sign with by worker-manager's clock either, which the client signs by once it has been told.
+                Err(RenewalError::Failed(error)) => {
+                    let is_final = error.status() == Some(401);
+                    (error, is_final)
                 }
-                Err(RenewalError::Failed(error) | RenewalError::Refused(error)) => {
-                    tracing::warn!("cannot renew the credentials: {}", error.failure);
-                    break;
-                }
-            }
+                Err(RenewalError::Refused(error)) => (error, true),
+            };
+            let Some(pause) = tries.next_pause(error.retry_after()).filter(|_| !is_final) else {
+                tracing::warn!("cannot renew the credentials: {}", error.failure);
+                break;
+            };
+            tracing::warn!("cannot renew the credentials: {}; trying again", error.failure);
+            tokio::time::sleep(pause).await;
         }
         Admission::Lost(kept, client, Box::new(RunError::Expired { expired }))
     }
