@@ -3,7 +3,7 @@
 
 use super::listening::Listening;
 use super::pipe::{self, Direction};
-use super::process_tree::{self, Pinned};
+use super::process_tree::{self, Pinned, Tree};
 use super::service::{LAST_WORD, RIGHTS, STOPPED_FOR_GOOD, ServiceError, ServiceSpec, exit_of, find};
 use crate::platform::{Descriptor, Goal, Sid, Waiter, Woken, into_io, says, wait_for_objects};
 use std::cell::Cell;
@@ -16,9 +16,7 @@ use windows_sys::Win32::Foundation::{
     ERROR_INVALID_SERVICE_CONTROL, ERROR_PROCESS_ABORTED, ERROR_SERVICE_CANNOT_ACCEPT_CTRL, ERROR_SERVICE_NOT_ACTIVE,
     WAIT_OBJECT_0,
 };
-use windows_sys::Win32::System::Threading::{
-    PROCESS_QUERY_LIMITED_INFORMATION, PROCESS_SYNCHRONIZE, WaitForSingleObject,
-};
+use windows_sys::Win32::System::Threading::WaitForSingleObject;
 
 /// What the thread hands over once the worker has connected.
 pub struct Connected {
@@ -27,9 +25,9 @@ pub struct Connected {
     /// What it reads from.
     pub input: OwnedHandle,
     /// The worker's process.
-    pub worker: u32,
+    pub worker: Pinned,
     /// The service's.
-    pub service: u32,
+    pub service: Pinned,
 }
 
 /// The thread's work: from a stopped service to one that has stopped, or that nobody waits for any more and is stopped.
@@ -43,10 +41,10 @@ pub fn attend(
     let over = Cell::new(true);
     match connect(spec, leave, &over) {
         Ok(Some((parts, mut waiter))) => {
-            let process = parts.service;
+            let process = parts.service.clone();
             // Whoever waits for it no more has said so by `leave`.
             let _ = connected.send(Ok(parts));
-            match wait_for_end(&mut waiter, leave, process) {
+            match wait_for_end(&mut waiter, leave, &process) {
                 Ok(Some(exit)) => {
                     over.set(true);
                     let _ = ended.send(exit);
@@ -86,17 +84,25 @@ fn stop_for_good(name: &str, over: &Cell<bool>) {
         if let Ok(Woken::Reached(_)) = wait(Goal::Stopped) {
             return Ok(());
         }
-        let system = |source| ServiceError::System { name: name.to_owned(), source };
-        let process = Waiter::new(find(name, ServiceAccess::QUERY_STATUS)?, Goal::Stopped).process().map_err(system)?;
-        if process != 0 {
-            tracing::warn!("the service `{name}` does not stop: ending its processes");
-            process_tree::kill(&Pinned::of(process));
-        }
-        Ok::<(), ServiceError>(())
+        end_processes(name)
     })();
     if let Err(error) = stopped {
         tracing::error!("{}", taskcluster_api::Chain(&error));
     }
+}
+
+/// Ends the processes of a service that does not stop.
+///
+/// # Errors
+/// Where they can't be asked for.
+pub fn end_processes(name: &str) -> Result<(), ServiceError> {
+    let waiter = Waiter::new(find(name, ServiceAccess::QUERY_STATUS)?, Goal::Stopped);
+    let process = waiter.process().map_err(|source| ServiceError::System { name: name.to_owned(), source })?;
+    if process != 0 {
+        tracing::warn!("the service `{name}` does not stop: ending its processes");
+        Tree::of(Pinned::of(process)).end();
+    }
+    Ok(())
 }
 
 /// Asks once; where it has stopped meanwhile that is as well.
@@ -126,13 +132,13 @@ fn stop(service: &Handle, name: &str) -> Result<(), ServiceError> {
 }
 
 /// Waits until the service has stopped, or its process has ended and the service manager says nothing of it.
-fn wait_for_end(waiter: &mut Waiter, leave: &OwnedHandle, process: u32) -> io::Result<Option<ServiceExitCode>> {
-    let process = process_tree::open(process, PROCESS_SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION);
+fn wait_for_end(waiter: &mut Waiter, leave: &OwnedHandle, process: &Pinned) -> io::Result<Option<ServiceExitCode>> {
+    let process = process.handle();
     let mut objects = vec![leave.as_raw_handle()];
-    objects.extend(process.iter().map(AsRawHandle::as_raw_handle));
-    let woken = match (waiter.wait(&objects, None), &process) {
+    objects.extend(process.map(AsRawHandle::as_raw_handle));
+    let woken = match (waiter.wait(&objects, None), process) {
         // Somebody deletes it, or the manager lost sight of us: its process is still there to be waited for.
-        (Err(error), Ok(_)) => {
+        (Err(error), Some(_)) => {
             tracing::warn!("the service manager no longer says how the service does: {error}");
             wait_for_objects(&objects)?
         }
@@ -140,14 +146,14 @@ fn wait_for_end(waiter: &mut Waiter, leave: &OwnedHandle, process: u32) -> io::R
     };
     match (woken, process) {
         (Woken::Reached(status), _) => Ok(Some(status.exit_code)),
-        (Woken::Object(1), Ok(process)) => {
+        (Woken::Object(1), Some(process)) => {
             let last_word = waiter.wait(&objects[..1], Some(Instant::now() + LAST_WORD));
             match last_word {
                 Ok(Woken::Reached(status)) => Ok(Some(status.exit_code)),
                 Ok(Woken::Object(_)) => Ok(None),
                 // A service that says nothing of its end has not ended in order.
                 Ok(Woken::TimedOut) | Err(_) => {
-                    Ok(Some(ServiceExitCode::Win32(match process_tree::exit_code(&process)? {
+                    Ok(Some(ServiceExitCode::Win32(match process_tree::exit_code(process)? {
                         0 => ERROR_PROCESS_ABORTED,
                         code => code,
                     })))
@@ -192,7 +198,7 @@ fn connect(
     tracing::info!("started the service `{name}`: waiting for its worker at {protocol_pipe}-input and -output");
     let deadline = Instant::now() + *connects_within;
     let mut waiter = Waiter::new(find(name, ServiceAccess::QUERY_STATUS)?, Goal::Stopped);
-    let mut process = 0;
+    let mut process = None;
     while !(output.is_accepted() && input.is_accepted()) {
         let waiting: Vec<&mut Listening> =
             [&mut output, &mut input].into_iter().filter(|pipe| !pipe.is_accepted()).collect();
@@ -212,15 +218,15 @@ fn connect(
             Woken::Object(index) => {
                 let Some(pipe) = waiting.into_iter().nth(index) else { return Ok(None) };
                 // A wrapper may say only later that it runs, but has a process as soon as its child has.
-                process = waiter.process().map_err(system)?;
-                pipe.look(process).map_err(system)?;
+                process = Some(waiter.process().map_err(system)?).filter(|id| *id != 0).map(Pinned::of);
+                pipe.look(process.as_ref()).map_err(system)?;
             }
         }
     }
-    let worker = output.client.as_ref().map_or(process, |client| client.id);
+    // Whoever was accepted was found below the service's process.
+    let (Some(worker), Some(service)) = (output.client.clone(), process) else { return Ok(None) };
     let (output, input) = (output.into_pipe().map_err(system)?, input.into_pipe().map_err(system)?);
-    let connected = Connected { output, input, worker, service: process };
-    Ok(Some((connected, waiter)))
+    Ok(Some((Connected { output, input, worker, service }, waiter)))
 }
 
 /// Stops a service that runs; whether somebody still waits for it.

@@ -4,7 +4,8 @@
 
 use super::job::Job;
 use super::pipe::{self, Direction};
-use super::{KILLED, ProcessSpec, Streams, WorkerExit, can_interrupt, command_line, process_tree, when_ended};
+use super::process_tree::{self, Pinned, Tree};
+use super::{KILLED, ProcessSpec, Streams, WorkerExit, can_interrupt, command_line, when_ended};
 use crate::platform::{self, size_of_u32, wide};
 use std::collections::BTreeSet;
 use std::io;
@@ -19,8 +20,8 @@ use windows_sys::Win32::System::SystemInformation::GetSystemDirectoryW;
 use windows_sys::Win32::System::Threading::{
     CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, CREATE_SUSPENDED, CREATE_UNICODE_ENVIRONMENT, CreateProcessW,
     DeleteProcThreadAttributeList, EXTENDED_STARTUPINFO_PRESENT, InitializeProcThreadAttributeList,
-    PROC_THREAD_ATTRIBUTE_HANDLE_LIST, PROCESS_INFORMATION, ResumeThread, STARTF_USESTDHANDLES, STARTUPINFOEXW,
-    TerminateProcess, UpdateProcThreadAttribute,
+    LPPROC_THREAD_ATTRIBUTE_LIST, PROC_THREAD_ATTRIBUTE_HANDLE_LIST, PROCESS_INFORMATION, ResumeThread,
+    STARTF_USESTDHANDLES, STARTUPINFOEXW, TerminateProcess, UpdateProcThreadAttribute,
 };
 
 /// How long the end of left-over descendants is waited for, in all.
@@ -30,8 +31,8 @@ const END_PAUSE: Duration = Duration::from_millis(50);
 /// Our child. Dropping it ends its job.
 pub struct Child {
     job: Job,
-    /// Whether what it starts is not in the job.
-    alone: bool,
+    /// Where what it starts is not in the job.
+    tree: Option<Tree>,
     /// For as long as this is open its number is nobody else's.
     process: OwnedHandle,
     id: u32,
@@ -56,7 +57,8 @@ impl Child {
         let (process, id) = suspended.resume()?;
         let ended = when_ended(process.try_clone()?)?;
         let streams = Streams { input: Box::new(input), output: Box::new(output), errors: Box::new(errors) };
-        Ok((Self { job, alone: spec.crosses_sessions, process, id, ended, exit: None }, streams))
+        let tree = spec.crosses_sessions.then(|| Tree::of(Pinned::of(id)));
+        Ok((Self { job, tree, process, id, ended, exit: None }, streams))
     }
 
     /// The process id.
@@ -92,37 +94,31 @@ impl Child {
     }
 
     /// Ends the process and all that it has started.
-    pub fn kill(&self) {
-        // While it lives, what it started leads to it.
-        for id in self.outside() {
-            process_tree::kill_one(id);
-        }
+    pub fn kill(&mut self) {
         if let Err(error) = self.job.terminate(KILLED) {
             tracing::error!("cannot end the worker (process {}): {error}", self.id);
         }
+        if let Some(tree) = &mut self.tree {
+            tree.end_below();
+        }
     }
 
-    /// What it has started outside of the job.
-    fn outside(&self) -> Vec<u32> {
-        if !self.alone {
-            return Vec::new();
+    /// What there still is of what it has started.
+    fn left(&mut self) -> io::Result<BTreeSet<u32>> {
+        let mut left = BTreeSet::from_iter(self.job.processes()?);
+        if let Some(tree) = &mut self.tree {
+            left.extend(tree.running()?);
         }
-        process_tree::descendants(self.id).unwrap_or_else(|error| {
-            tracing::error!("cannot ask which processes the worker has started: {error}");
-            Vec::new()
-        })
+        left.remove(&self.id);
+        Ok(left)
     }
 
     /// Once the process has ended: ends what is left of its job, and says what that is.
     pub async fn end_descendants(&mut self) {
         let mut named = BTreeSet::new();
         for _ in 0..END_ROUNDS {
-            let left = match self.job.processes() {
-                Ok(mut left) => {
-                    left.extend(self.outside());
-                    left.retain(|id| *id != self.id);
-                    left
-                }
+            let left = match self.left() {
+                Ok(left) => left,
                 Err(error) => {
                     tracing::error!("cannot ask which processes the worker left behind: {error}");
                     self.kill();
@@ -149,7 +145,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         // What is in the job ends with its handle.
-        if self.alone && self.exit.is_none() {
+        if self.tree.is_some() && self.exit.is_none() {
             self.kill();
         }
     }
@@ -201,7 +197,7 @@ fn create_suspended(spec: &ProcessSpec, streams: [BorrowedHandle<'_>; 3]) -> io:
     startup.StartupInfo.cb = size_of_u32::<STARTUPINFOEXW>();
     startup.StartupInfo.dwFlags = STARTF_USESTDHANDLES;
     [startup.StartupInfo.hStdInput, startup.StartupInfo.hStdOutput, startup.StartupInfo.hStdError] = handles;
-    startup.lpAttributeList = attributes.list();
+    startup.lpAttributeList = attributes.list;
     // Without a console of ours it would get a window of its own.
     let window = if can_interrupt() { 0 } else { CREATE_NO_WINDOW };
     let how = CREATE_SUSPENDED
@@ -260,7 +256,11 @@ fn system_folder() -> io::Result<PathBuf> {
 }
 
 /// What a new process gets beside the usual: the list of the handles that it inherits.
-struct Attributes(Vec<u64>);
+struct Attributes {
+    /// In `memory`.
+    list: LPPROC_THREAD_ATTRIBUTE_LIST,
+    _memory: Vec<u64>,
+}
 
 impl Attributes {
     fn with_handles(handles: &[RawHandle; 3]) -> io::Result<Self> {
@@ -268,15 +268,16 @@ impl Attributes {
         // SAFETY: no list is given, so nothing but the size is written.
         unsafe { InitializeProcThreadAttributeList(ptr::null_mut(), 1, 0, &raw mut size) };
         let mut memory = vec![0_u64; size.div_ceil(8)];
+        let list = memory.as_mut_ptr().cast();
         // SAFETY: the memory has the size that was asked for.
-        if unsafe { InitializeProcThreadAttributeList(memory.as_mut_ptr().cast(), 1, 0, &raw mut size) } == 0 {
+        if unsafe { InitializeProcThreadAttributeList(list, 1, 0, &raw mut size) } == 0 {
             return Err(io::Error::last_os_error());
         }
-        let attributes = Self(memory);
+        let attributes = Self { list, _memory: memory };
         // SAFETY: the list is whole. It keeps a pointer to the handles, which the caller keeps for as long as the list.
         let done = unsafe {
             UpdateProcThreadAttribute(
-                attributes.list(),
+                list,
                 0,
                 PROC_THREAD_ATTRIBUTE_HANDLE_LIST as usize,
                 handles.as_ptr().cast(),
@@ -287,15 +288,11 @@ impl Attributes {
         };
         if done == 0 { Err(io::Error::last_os_error()) } else { Ok(attributes) }
     }
-
-    fn list(&self) -> *mut std::ffi::c_void {
-        self.0.as_ptr().cast_mut().cast()
-    }
 }
 
 impl Drop for Attributes {
     fn drop(&mut self) {
         // SAFETY: the list was initialised, and nobody uses it any more.
-        unsafe { DeleteProcThreadAttributeList(self.list()) };
+        unsafe { DeleteProcThreadAttributeList(self.list) };
     }
 }

@@ -59,7 +59,7 @@ impl Listening {
     }
 
     /// A client came: whose process is it? That of `service`, or below it, or else we listen on.
-    pub fn look(&mut self, service: u32) -> io::Result<()> {
+    pub fn look(&mut self, service: Option<&Pinned>) -> io::Result<()> {
         if std::mem::take(&mut self.pending) {
             let mut none = 0;
             // SAFETY: the structure is that of the operation that has just ended.
@@ -72,13 +72,18 @@ impl Listening {
         let mut client = 0;
         // SAFETY: the handle is that of a pipe's server; what is written is a number.
         let known = unsafe { GetNamedPipeClientProcessId(self.pipe.as_raw_handle(), &raw mut client) } != 0;
-        if known && service != 0 && process_tree::is_within(client, service)? {
-            self.client = Some(Pinned::of(client));
+        // Its number stays its own while whose it is is asked.
+        let client = Pinned::of(client);
+        if let Some(service) = service
+            && known
+            && process_tree::is_within(client.id, service.id)?
+        {
+            self.client = Some(client);
             return Ok(());
         }
-        let name = process_tree::name(client).unwrap_or_else(|| "?".to_owned());
+        let (id, name) = (client.id, process_tree::name(client.id).unwrap_or_else(|| "?".to_owned()));
         tracing::warn!(
-            "the process {client} ({name}) connected to the worker's pipe, but is none of the service's: turned away"
+            "the process {id} ({name}) connected to the worker's pipe, but is none of the service's: turned away"
         );
         self.disconnect()?;
         self.listen()

@@ -91,7 +91,7 @@ impl Process {
     }
 
     /// Asks a service to stop; a child knows no such thing and is ended.
-    pub fn terminate(&self) {
+    pub fn terminate(&mut self) {
         match self {
             Self::Child(child) => child.kill(),
             Self::Service(service) => service.stop(),
@@ -99,7 +99,7 @@ impl Process {
     }
 
     /// Ends the process and all that it has started.
-    pub fn kill(&self) {
+    pub fn kill(&mut self) {
         match self {
             Self::Child(child) => child.kill(),
             Self::Service(service) => service.kill(),

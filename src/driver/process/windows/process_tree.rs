@@ -4,9 +4,11 @@
 //! again: so a parent that began after its child is none.
 
 use crate::platform::{checked, size_of_u32};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::sync::Arc;
+use std::time::Duration;
 use windows_sys::Win32::Foundation::{FILETIME, INVALID_HANDLE_VALUE, WAIT_TIMEOUT};
 use windows_sys::Win32::System::Diagnostics::ToolHelp::{
     CreateToolhelp32Snapshot, PROCESSENTRY32W, Process32FirstW, Process32NextW, TH32CS_SNAPPROCESS,
@@ -19,11 +21,15 @@ use windows_sys::Win32::System::Threading::{
 /// A process is at most so far below another one.
 const DEEPEST: usize = 64;
 
+/// How long a process may take to end that is about to.
+const LAST_MOMENT: Duration = Duration::from_millis(100);
+
 /// A process whose number is nobody else's while this lives, where we may look at it.
+#[derive(Debug, Clone)]
 pub struct Pinned {
     /// Its number.
     pub id: u32,
-    process: Option<OwnedHandle>,
+    process: Option<Arc<OwnedHandle>>,
 }
 
 impl Pinned {
@@ -33,21 +39,124 @@ impl Pinned {
         if let Err(error) = &process {
             tracing::debug!("cannot look at the process {id}: {error}");
         }
-        Self { id, process: process.ok() }
+        Self { id, process: process.ok().map(Arc::new) }
+    }
+
+    /// Its handle, to be waited for and asked for its exit code.
+    pub fn handle(&self) -> Option<&OwnedHandle> {
+        self.process.as_deref()
     }
 
     /// Whether it runs; where that can't be asked, it doesn't.
     pub fn runs(&self) -> bool {
-        let Some(process) = &self.process else { return false };
+        self.runs_after(Duration::ZERO)
+    }
+
+    /// Whether it still runs after that time: the end of a process that was ended takes a moment.
+    fn runs_after(&self, patience: Duration) -> bool {
+        let Some(process) = self.handle() else { return false };
+        let patience = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
         // SAFETY: the handle is open.
-        unsafe { WaitForSingleObject(process.as_raw_handle(), 0) == WAIT_TIMEOUT }
+        unsafe { WaitForSingleObject(process.as_raw_handle(), patience) == WAIT_TIMEOUT }
+    }
+
+    /// When it began, in the system's units; also once it has ended.
+    fn began(&self) -> Option<u64> {
+        began(self.handle()?).ok()
+    }
+
+    /// Ends it. That it has ended already is as well.
+    fn end(&self) {
+        let ended = open(self.id, PROCESS_TERMINATE).and_then(|process| {
+            // SAFETY: the handle is open.
+            checked(unsafe { TerminateProcess(process.as_raw_handle(), super::KILLED) })
+        });
+        // One that is about to end can't be ended.
+        if let Err(error) = ended
+            && self.runs_after(LAST_MOMENT)
+        {
+            tracing::warn!("cannot end the process {}: {error}", self.id);
+        }
     }
 
     /// Ends a worker whose service has ended.
     pub fn end_left_behind(&self) {
         if self.runs() {
             tracing::warn!("the service left its worker (process {}) behind: ending it", self.id);
-            kill(self);
+            Tree::of(self.clone()).end();
+        }
+    }
+}
+
+/// A process and all that it, and what it started, has started. Whoever has been found stays pinned: so what one starts in its
+/// last moment is found after its end as well, and nobody is taken for it who is given its number.
+#[derive(Debug)]
+pub struct Tree {
+    root: Pinned,
+    below: BTreeMap<u32, Pinned>,
+    /// Who has been told to end.
+    told: BTreeSet<u32>,
+}
+
+impl Tree {
+    /// What is there of a process, and what will be.
+    pub const fn of(root: Pinned) -> Self {
+        Self { root, below: BTreeMap::new(), told: BTreeSet::new() }
+    }
+
+    /// What is below the process, and runs.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn running(&mut self) -> io::Result<Vec<u32>> {
+        while self.grows()? {}
+        Ok(self.below.values().filter(|process| process.runs()).map(|process| process.id).collect())
+    }
+
+    /// Looks for processes that those which are known have started; whether there are any.
+    fn grows(&mut self) -> io::Result<bool> {
+        let parents = parents()?;
+        let is_new = |id: &u32| *id != self.root.id && !self.below.contains_key(id);
+        let mut new: Vec<Pinned> = parents
+            .iter()
+            .filter(|(id, parent)| is_new(id) && !is_new(parent))
+            .map(|(id, parent)| (Pinned::of(*id), self.below.get(parent).unwrap_or(&self.root)))
+            .filter(|(child, parent)| child.began() >= parent.began() && parent.began().is_some())
+            .map(|(child, _)| child)
+            .collect();
+        // A number may have become another process's before it was pinned.
+        if !new.is_empty() {
+            let again = self::parents()?;
+            new.retain(|child| again.get(&child.id).is_none_or(|parent| parents.get(&child.id) == Some(parent)));
+        }
+        let grows = !new.is_empty();
+        self.below.extend(new.into_iter().map(|process| (process.id, process)));
+        Ok(grows)
+    }
+
+    /// Ends the process and all that is below it, the process first: so it starts no others.
+    pub fn end(&mut self) {
+        if self.root.runs() {
+            self.root.end();
+        }
+        self.end_below();
+    }
+
+    /// Ends what is below the process, and what that starts meanwhile.
+    pub fn end_below(&mut self) {
+        const ROUNDS: u32 = 20;
+        for _ in 0..ROUNDS {
+            let untold: Vec<u32> = match self.running() {
+                Ok(running) => running.into_iter().filter(|id| !self.told.contains(id)).collect(),
+                Err(error) => return tracing::error!("cannot ask which processes there are: {error}"),
+            };
+            if untold.is_empty() {
+                return;
+            }
+            for id in untold {
+                self.below[&id].end();
+                self.told.insert(id);
+            }
         }
     }
 }
@@ -66,49 +175,6 @@ pub fn is_within(id: u32, ancestor: u32) -> io::Result<bool> {
 
 fn climbs_to(id: u32, ancestor: u32, parent_of: impl Fn(u32) -> Option<u32>) -> bool {
     std::iter::successors(Some(id), |id| parent_of(*id)).take(DEEPEST).any(|id| id == ancestor)
-}
-
-/// All that a process, and what it started, has started: also where it has ended, if somebody keeps its number.
-///
-/// # Errors
-/// What the system says.
-pub fn descendants(id: u32) -> io::Result<Vec<u32>> {
-    let parents = parents()?;
-    let parent_of = |id: u32| parents.get(&id).copied().filter(|parent| began_before(*parent, id));
-    Ok(parents.keys().copied().filter(|other| *other != id && climbs_to(*other, id, parent_of)).collect())
-}
-
-/// Ends a process and all of its descendants, the process first: so it starts no others. What a descendant starts
-/// meanwhile is found in another round.
-pub fn kill(process: &Pinned) {
-    const ROUNDS: u32 = 5;
-    if process.runs() {
-        kill_one(process.id);
-    }
-    for _ in 0..ROUNDS {
-        match descendants(process.id) {
-            Ok(below) if below.is_empty() => return,
-            Ok(below) => below.into_iter().for_each(kill_one),
-            Err(error) => return tracing::error!("cannot ask which processes there are: {error}"),
-        }
-    }
-}
-
-/// Ends one process. That it has ended already is as well.
-pub fn kill_one(id: u32) {
-    let killed = open(id, PROCESS_TERMINATE).and_then(|process| {
-        // SAFETY: the handle is open.
-        checked(unsafe { TerminateProcess(process.as_raw_handle(), super::KILLED) })
-    });
-    if let Err(error) = killed
-        && is_there(id)
-    {
-        tracing::warn!("cannot end the process {id}: {error}");
-    }
-}
-
-fn is_there(id: u32) -> bool {
-    entries().is_ok_and(|entries| entries.iter().any(|entry| entry.th32ProcessID == id))
 }
 
 /// A process's program, for the log.
@@ -145,11 +211,11 @@ fn entries() -> io::Result<Vec<PROCESSENTRY32W>> {
 
 /// Whether one process began no later than another. Where that can't be asked, it didn't: whoever may start services may ask.
 fn began_before(parent: u32, child: u32) -> bool {
+    let began = |id| open(id, PROCESS_QUERY_LIMITED_INFORMATION).and_then(|process| began(&process));
     began(parent).is_ok_and(|parent| began(child).is_ok_and(|child| parent <= child))
 }
 
-fn began(id: u32) -> io::Result<u64> {
-    let process = open(id, PROCESS_QUERY_LIMITED_INFORMATION)?;
+fn began(process: &OwnedHandle) -> io::Result<u64> {
     let [mut creation, mut exit, mut kernel, mut user] = [FILETIME::default(); 4];
     // SAFETY: the handle is open; what is written are four times.
     let done = unsafe {
@@ -201,5 +267,34 @@ mod tests {
         assert!(!climbs_to(9, 2, parent));
         assert!(is_within(std::process::id(), std::process::id()).unwrap());
         assert!(name(std::process::id()).is_some_and(|name| name.contains("worker_runner")));
+    }
+
+    #[test]
+    fn what_a_process_started_is_found_after_its_end() {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+        let mut tree = Tree::of(Pinned::of(std::process::id()));
+        let mut shell =
+            Command::new("cmd.exe").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let first = shell.id();
+        assert!(tree.running().unwrap().contains(&first));
+        // Another one, which reads the same input.
+        let mut input = shell.stdin.take().unwrap();
+        input.write_all(b"cmd.exe\r\n").unwrap();
+        let started = || parents().unwrap().into_iter().find(|(_, parent)| *parent == first).map(|(id, _)| id);
+        let second = loop {
+            match started() {
+                Some(id) => break id,
+                None => std::thread::yield_now(),
+            }
+        };
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        drop(shell);
+        let running = tree.running().unwrap();
+        assert!(!running.contains(&first) && running.contains(&second), "{first}, {second}: {running:?}");
+        let mut rest = Tree::of(Pinned::of(second));
+        rest.end();
+        assert!(!rest.root.runs_after(Duration::from_secs(60)));
     }
 }

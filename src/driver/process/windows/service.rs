@@ -5,12 +5,11 @@
 
 use super::attendance::{self, Connected};
 use super::listening::event;
-use super::process_tree::{self, Pinned};
+use super::process_tree::{Pinned, Tree};
 use super::{KILLED, SMALL_STACK, Streams, WorkerExit, pipe};
 use crate::platform::{Goal, Waiter, into_io, says};
 use std::io;
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -148,10 +147,10 @@ pub fn find(name: &str, rights: ServiceAccess) -> Result<Handle, ServiceError> {
 pub struct Service {
     name: String,
     worker: Pinned,
-    process: Pinned,
+    tree: Tree,
     ended: oneshot::Receiver<ServiceExitCode>,
     exit: Option<WorkerExit>,
-    killed: AtomicBool,
+    killed: bool,
     _attendance: Attendance,
 }
 
@@ -168,7 +167,15 @@ impl Drop for Attendance {
         // SAFETY: the handle is that of an event, and open.
         unsafe { SetEvent(self.leave.as_raw_handle()) };
         // Whoever drops this may be about to end the process, and the thread with it.
-        if self.thread.recv_timeout(STOPPED_FOR_GOOD) == Err(mpsc::RecvTimeoutError::Timeout) {
+        let is_late = |patience| self.thread.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout);
+        if !is_late(STOPPED_FOR_GOOD) {
+            return;
+        }
+        // The thread may be in a call that waits for the service itself, for half a minute.
+        if let Err(error) = attendance::end_processes(&self.name) {
+            tracing::error!("{}", taskcluster_api::Chain(&error));
+        }
+        if is_late(LAST_WORD) {
             tracing::error!("the service `{}` is left behind as it is: it does not stop", self.name);
         }
     }
@@ -203,17 +210,8 @@ impl Service {
             errors: Box::new(tokio::io::empty()),
         };
         let name = spec.name.clone();
-        let killed = AtomicBool::new(false);
         Ok((
-            Self {
-                name,
-                worker: Pinned::of(worker),
-                process: Pinned::of(service),
-                ended,
-                exit: None,
-                killed,
-                _attendance: attendance,
-            },
+            Self { name, worker, tree: Tree::of(service), ended, exit: None, killed: false, _attendance: attendance },
             streams,
         ))
     }
@@ -229,7 +227,7 @@ impl Service {
             return exit;
         }
         let exit = match (&mut self.ended).await {
-            Ok(_) if self.killed.load(Ordering::Relaxed) => WorkerExit::Code(KILLED.cast_signed()),
+            Ok(_) if self.killed => WorkerExit::Code(KILLED.cast_signed()),
             Ok(exit) => exit_of(exit),
             Err(_) => {
                 tracing::error!("the thread that attends to the service `{}` failed", self.name);
@@ -259,10 +257,10 @@ impl Service {
     }
 
     /// Ends the service's process and all that it has started.
-    pub fn kill(&self) {
-        self.killed.store(true, Ordering::Relaxed);
-        process_tree::kill(&self.process);
-        process_tree::kill(&self.worker);
+    pub fn kill(&mut self) {
+        self.killed = true;
+        self.tree.end();
+        Tree::of(self.worker.clone()).end();
     }
 
     /// Once the service has ended: ends its worker, which a wrapper that crashed leaves behind. A service says that it has
