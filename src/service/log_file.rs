@@ -49,11 +49,17 @@ impl LogFile {
     /// Puts the full file aside. While somebody holds it open so that it can't be, it goes on.
     fn rotate(&mut self) {
         let path = |number| path(&self.folder, &self.name, number);
-        for number in (1..MOST_FILES).rev() {
+        // Up to the first gap: so none is lost by trying again.
+        let free = (1..MOST_FILES).find(|number| !path(*number).exists()).unwrap_or(MOST_FILES);
+        for number in (1..free).rev() {
             let _ = fs::rename(path(number), path(number + 1));
         }
-        let rotated = fs::rename(path(0), path(1)).and_then(|()| append(&path(0)));
-        match rotated {
+        let put_aside = match fs::rename(path(0), path(1)) {
+            // It has been, and then no new one could be made.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        };
+        match put_aside.and_then(|()| append(&path(0))) {
             Ok(file) => (self.file, self.size, self.full_at) = (file, 0, self.most_bytes),
             Err(_) => self.full_at = self.size + PATIENCE,
         }
@@ -111,6 +117,28 @@ fn append(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_file_is_lost_while_somebody_holds_the_newest() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = LogFile::open_with(folder.path(), "w", 20).unwrap();
+        let mut write = |text: &str| {
+            log.write_all(format!("{text}, and as much again\n").as_bytes()).unwrap();
+            log.full_at = log.full_at.min(log.size);
+        };
+        let read = |number| fs::read_to_string(path(folder.path(), "w", number)).unwrap_or_default();
+        (1..=3).for_each(|number| write(&format!("old {number}")));
+        // As a reader does that knows of no renaming.
+        let mut options = OpenOptions::new();
+        options.read(true).share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE);
+        let held = options.open(path(folder.path(), "w", 0)).unwrap();
+        (1..=20).for_each(|number| write(&format!("new {number}")));
+        assert!(read(0).starts_with("old 3") && read(0).contains("new 20"), "{}", read(0));
+        assert!(read(2).starts_with("old 2") && read(3).starts_with("old 1"), "{}{}", read(2), read(3));
+        drop(held);
+        write("newest");
+        assert!(read(0).starts_with("newest") && read(1).starts_with("old 3") && read(2).starts_with("old 2"));
+    }
 
     #[test]
     fn a_full_file_is_put_aside_between_lines_and_the_oldest_go() {
