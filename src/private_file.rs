@@ -32,7 +32,7 @@ pub fn write_for(path: &Path, content: &[u8], durability: Durability, readers: &
     let temporary = temporary_name(path);
     let result = write_and_rename(path, &temporary, (content, readers), durability);
     if result.is_err() {
-        let _ = fs::remove_file(&temporary);
+        let _ = platform::remove_file(&temporary);
     }
     result
 }
@@ -58,7 +58,7 @@ fn write_and_rename(
     durability: Durability,
 ) -> io::Result<()> {
     // What an earlier process left when it was killed.
-    match fs::remove_file(temporary) {
+    match platform::remove_file(temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }

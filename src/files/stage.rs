@@ -2,8 +2,8 @@
 
 use super::archive::{self, FolderModes, Limits};
 use super::{ContentError, FileSpec, FilesError, Format};
-use crate::platform;
-use std::collections::BTreeMap;
+use crate::platform::{self, Privacy};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub fn place(files: &[FileSpec]) -> Result<(), FilesError> {
     for item in &staged {
         // The folders of others keep their modes.
         let ours: Vec<_> = item.folders.iter().filter(|(folder, _)| !item.to.join(folder).exists()).collect();
-        move_in(&item.from, &item.to).map_err(|(path, source)| item.error("move into place", path, source))?;
+        item.move_in(&item.from, &item.to).map_err(|(path, source)| item.error("move into place", path, source))?;
         for (folder, mode) in ours.into_iter().rev() {
             let path = item.to.join(folder);
             platform::set_mode(&path, *mode).map_err(|source| item.error("set the mode of", path, source))?;
@@ -49,15 +49,15 @@ pub fn place(files: &[FileSpec]) -> Result<(), FilesError> {
 
 /// Makes what [`place`] wrote last over a power cut: once for each filesystem, not once for each file.
 pub fn sync(files: &[FileSpec]) {
-    let mut done = Vec::new();
+    let mut done = BTreeSet::new();
     for spec in files {
         let folder = if spec.path.is_dir() { &spec.path } else { platform::folder_of(&spec.path) };
-        let device = fs::metadata(folder).ok().map(|metadata| platform::device_of(&metadata));
-        if device.is_none() || !done.contains(&device) {
-            done.push(device);
-            if let Err(error) = platform::sync_filesystem(folder) {
-                tracing::warn!("cannot sync the filesystem of {}: {error}", folder.display());
-            }
+        let synced = platform::filesystem_of(folder).and_then(|filesystem| match done.insert(filesystem) {
+            true => platform::sync_filesystem(folder),
+            false => Ok(()),
+        });
+        if let Err(error) = synced {
+            tracing::warn!("cannot sync the filesystem of {}: {error}", folder.display());
         }
     }
 }
@@ -73,6 +73,30 @@ impl Staged<'_> {
             note(planned, folder, Kind::Folder)?;
         }
         plan_below(&self.from, &self.to, planned)
+    }
+
+    /// Moves what is staged; a folder that is left empty goes with the rest.
+    fn move_in(&self, from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
+        let failed = |error| (to.to_owned(), error);
+        let is_folder = |path| look(path).map(|there| there.is_some_and(|there| there.is_dir())).map_err(failed);
+        if !(is_folder(from)? && is_folder(to)?) {
+            return platform::replace(from, to).map_err(failed);
+        }
+        for entry in fs::read_dir(from).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let place = to.join(entry.file_name());
+            let is_new = look(&place).map_err(failed)?.is_none_or(|there| !there.is_dir());
+            self.move_in(&entry.path(), &place)?;
+            // It was staged in a folder that may give other access than the one it has come to.
+            if is_new
+                && self.spec.privacy() == Privacy::AsItsFolder
+                && self.spec.owner.is_none()
+                && let Err(error) = platform::inherit_access(&place)
+            {
+                tracing::warn!("cannot give {} the access of its folder: {error}", place.display());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -190,20 +214,6 @@ fn refuse_conflict(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
         (true, false) => Err(failed(io::Error::other("a folder is to be there, and something else is"))),
         (false, true) => Err(failed(io::Error::other("it is a folder"))),
     }
-}
-
-fn move_in(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
-    let failed = |error| (to.to_owned(), error);
-    let there = look(to).map_err(failed)?;
-    let both_folders = there.is_some_and(|there| there.is_dir()) && from.is_dir();
-    if !both_folders {
-        return platform::replace(from, to).map_err(failed);
-    }
-    for entry in fs::read_dir(from).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        move_in(&entry.path(), &to.join(entry.file_name()))?;
-    }
-    fs::remove_dir(from).map_err(failed)
 }
 
 /// What is there, not following a link.

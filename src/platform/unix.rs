@@ -84,6 +84,14 @@ pub fn make_folder(path: &Path, _privacy: Privacy) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(path)
 }
 
+/// Deletes a file.
+///
+/// # Errors
+/// What the filesystem answers.
+pub fn remove_file(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)
+}
+
 /// Puts a file in the place of another one, or a file or folder where nothing is.
 ///
 /// # Errors
@@ -128,6 +136,22 @@ pub fn make_link(target: &str, link: &Path) -> io::Result<()> {
 /// The filesystem that a file is on.
 pub fn device_of(metadata: &Metadata) -> u64 {
     metadata.dev()
+}
+
+/// The filesystem that a path is on.
+///
+/// # Errors
+/// What looking at it answers.
+pub fn filesystem_of(path: &Path) -> io::Result<u64> {
+    fs::metadata(path).map(|metadata| device_of(&metadata))
+}
+
+/// A file has no access of its folder's here.
+///
+/// # Errors
+/// Never.
+pub fn inherit_access(_path: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// Gives a file these permission bits, whatever the umask.

@@ -267,6 +267,30 @@ fn an_archive_with_names_that_windows_reads_otherwise_is_refused_and_others_are_
 }
 
 #[test]
+fn what_an_archive_adds_to_a_folder_has_that_folders_access() {
+    use base64::Engine;
+    let fixture = Fixture::new(CloudKind::Static);
+    let target = fixture.path("target");
+    fs::create_dir(&target).unwrap();
+    worker_runner::platform::make_private_folder(&target.join("private")).unwrap();
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for name in ["open.txt", "private/in.txt", "private/new/in.txt"] {
+        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        std::io::Write::write_all(&mut zip, b"content").unwrap();
+    }
+    let content = base64::engine::general_purpose::STANDARD.encode(zip.finish().unwrap().into_inner());
+    let spec = json!({"description": "d", "path": target, "content": content, "encoding": "base64", "format": "zip"});
+    fixture.simulator.world(|world| world.taskcluster.worker_config = json!({"genericWorker": {"files": [spec]}}));
+    fixture.boot().assert_code(0).assert_not_logged("the access of its folder");
+    assert!(!is_private(&target.join("open.txt")), "anybody may read it, as anything here");
+    for name in ["in.txt", "new/in.txt"] {
+        // Wine passes a folder's access on to what is made in it, and not to what is there.
+        assert!(is_private(&target.join("private").join(name)) || (is_wine() && name != "in.txt"), "{name}");
+        assert_eq!(fs::read_to_string(target.join("private").join(name)).unwrap(), "content");
+    }
+}
+
+#[test]
 fn a_service_that_runs_already_is_stopped_first() {
     let mut fixture = Fixture::new(CloudKind::Static);
     let script = json!(["hello", {"print": "anew"}, {"exit": 0}]);

@@ -48,7 +48,7 @@ impl Sid {
     /// # Errors
     /// Where there is no such account.
     pub fn of_account(name: &str) -> io::Result<Self> {
-        if let Ok(sid) = Self::parse(name) {
+        if let Some(sid) = Self::parse(name) {
             return Ok(sid);
         }
         // The service manager's names for these are the same in every language.
@@ -107,8 +107,14 @@ impl Sid {
         unsafe { Self::at(sid.as_mut_ptr().cast()) }
     }
 
-    fn parse(text: &str) -> io::Result<Self> {
-        OwnedSid::parse(text).map(|_| Self(text.to_owned()))
+    /// Only what is written as a SID: the system reads two letters as one, too, and somebody may be called that.
+    fn parse(text: &str) -> Option<Self> {
+        let sid = text
+            .get(..4)
+            .filter(|start| start.eq_ignore_ascii_case("S-1-"))
+            .and_then(|_| OwnedSid::parse(text).ok())?;
+        // SAFETY: it was parsed, so it points to a SID.
+        unsafe { Self::at(sid.0.0) }.ok()
     }
 
     /// The SID that is there.
@@ -232,6 +238,9 @@ mod tests {
         let us = Sid::ours().unwrap();
         assert!(us.0.starts_with("S-1-"), "{us:?}");
         assert_eq!(Sid::of_account("S-1-5-18").unwrap(), Sid("S-1-5-18".into()));
+        assert_eq!(Sid::of_account("s-1-5-18").unwrap(), Sid("S-1-5-18".into()));
+        // What stands for everybody where access lists are written is nobody's name here.
+        assert!(Sid::of_account("WD").unwrap_err().to_string().contains("there is no account `WD`"));
         assert_eq!(Sid::of_account(r"NT Authority\LocalService").unwrap(), Sid("S-1-5-19".into()));
         let unknown = Sid::of_account("nobody-of-this-name").unwrap_err().to_string();
         assert!(unknown.contains("there is no account `nobody-of-this-name`"), "{unknown}");

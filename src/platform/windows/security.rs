@@ -22,7 +22,7 @@ use windows_sys::Win32::Security::Authorization::{
 use windows_sys::Win32::Security::{
     ACCESS_ALLOWED_ACE, ACE_HEADER, ACL, DACL_SECURITY_INFORMATION, GetAce, INHERIT_ONLY_ACE, NO_INHERITANCE,
     OWNER_SECURITY_INFORMATION, PROTECTED_DACL_SECURITY_INFORMATION, PSECURITY_DESCRIPTOR, SECURITY_ATTRIBUTES,
-    SUB_CONTAINERS_AND_OBJECTS_INHERIT, SetKernelObjectSecurity,
+    SUB_CONTAINERS_AND_OBJECTS_INHERIT, SetKernelObjectSecurity, UNPROTECTED_DACL_SECURITY_INFORMATION,
 };
 use windows_sys::Win32::Storage::FileSystem::{
     DELETE, FILE_ALL_ACCESS, FILE_APPEND_DATA, FILE_DELETE_CHILD, FILE_FLAG_BACKUP_SEMANTICS, FILE_GENERIC_EXECUTE,
@@ -212,6 +212,30 @@ pub fn let_read(path: &Path, reader: &Sid) -> io::Result<()> {
 /// What the system answers.
 pub fn let_write(path: &Path, writer: &Sid) -> io::Result<()> {
     allow(path, writer, FILE_ALL_ACCESS, false)
+}
+
+/// Gives a file or folder the access that its folder gives, and none of its own.
+///
+/// # Errors
+/// What the system answers.
+pub fn inherit(path: &Path) -> io::Result<()> {
+    let name = wide_path(path)?;
+    // No list at all would let everybody do everything.
+    let nobody = ACL { AclRevision: 2, AclSize: 8, ..ACL::default() };
+    let what = DACL_SECURITY_INFORMATION | UNPROTECTED_DACL_SECURITY_INFORMATION;
+    // SAFETY: the name ends with a zero, and the list is whole: a head that says its size, and no entries.
+    let code = unsafe {
+        SetNamedSecurityInfoW(
+            name.as_ptr(),
+            SE_FILE_OBJECT,
+            what,
+            ptr::null_mut(),
+            ptr::null_mut(),
+            &raw const nobody,
+            ptr::null(),
+        )
+    };
+    if code == ERROR_SUCCESS { Ok(()) } else { Err(io::Error::from_raw_os_error(code.cast_signed())) }
 }
 
 fn allow(path: &Path, account: &Sid, rights: u32, owns: bool) -> io::Result<()> {
