@@ -5,13 +5,23 @@ $ErrorActionPreference = 'Stop'
 $program = Join-Path $env:ProgramFiles 'start-worker'
 $data = Join-Path $env:ProgramData 'start-worker'
 
+# The system's and the administrators', by number, for names are translated.
+$trusted = 'S-1-5-18', 'S-1-5-32-544'
+function Assert-Trusted($path) {
+    $owner = (Get-Acl -LiteralPath $path).GetOwner([Security.Principal.SecurityIdentifier]).Value
+    if ($trusted -notcontains $owner) { throw "$path belongs to ${owner}: look at what is in it, and move it away" }
+}
+
 New-Item -ItemType Directory -Force -Path $program, $data | Out-Null
-# What is in the data folder (secrets, logs) is for the system and administrators only; by number, for names are translated.
-icacls $data /inheritance:r /grant '*S-1-5-18:(OI)(CI)F' '*S-1-5-32-544:(OI)(CI)F' | Out-Null
-if ($LASTEXITCODE -ne 0) { throw "cannot make $data private" }
+# Anybody may make folders in ProgramData, and files in them: what is in this one decides what runs as the system.
+Assert-Trusted $data
+# It is for the system and administrators only from now on, for there are secrets and logs in it.
+$access = New-Object Security.AccessControl.DirectorySecurity
+$access.SetSecurityDescriptorSddlForm('O:BAD:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)', 'Access, Owner')
+Set-Acl -LiteralPath $data -AclObject $access
 Copy-Item (Join-Path $PSScriptRoot 'start-worker.exe') $program -Force
 $config = Join-Path $data 'runner.yml'
-if (-not (Test-Path $config)) { Copy-Item (Join-Path $PSScriptRoot 'runner.yml') $config }
+if (Test-Path -LiteralPath $config) { Assert-Trusted $config } else { Copy-Item (Join-Path $PSScriptRoot 'runner.yml') $config }
 
 $startWorker = Join-Path $program 'start-worker.exe'
 & $startWorker check $config

@@ -191,9 +191,8 @@ fn warn_of_open_folder(folder: &Path) {
     match platform::who_else_may_change(folder) {
         Ok(None) => {}
         Ok(Some(others)) => tracing::warn!(
-            "{others} may change what is in {}, and so what runs as the service's account: take that away with `icacls \"{}\" /inheritance:r /grant *S-1-5-18:(OI)(CI)F *S-1-5-32-544:(OI)(CI)F`",
-            folder.display(),
-            folder.display()
+            "{others} may change what is in {folder}, and so what runs as the service's account: take that away with `icacls \"{folder}\" /setowner *S-1-5-32-544`, `icacls \"{folder}\" /reset` and `icacls \"{folder}\" /inheritance:r /grant *S-1-5-18:(OI)(CI)F *S-1-5-32-544:(OI)(CI)F`",
+            folder = folder.display(),
         ),
         Err(error) => tracing::warn!("cannot ask who may change what is in {}: {error}", folder.display()),
     }
@@ -263,8 +262,9 @@ fn password_of(account: Option<&str>) -> Result<Option<OsString>, ServiceError> 
 
 fn finish(service: &Service, arguments: &InstallArguments, config: &RunnerConfig) -> io::Result<()> {
     service.set_description("Turns this machine into a Taskcluster worker and stays beside it").map_err(into_io)?;
-    let stop = config.settings.stop.grace + OUR_TIME;
-    service.set_preshutdown_timeout(stop).map_err(into_io)?;
+    // Of milliseconds there may be so many at most.
+    let longest = Duration::from_millis(u32::MAX.into());
+    service.set_preshutdown_timeout((config.settings.stop.grace + OUR_TIME).min(longest)).map_err(into_io)?;
     kept("a delayed start", service.set_delayed_auto_start(arguments.delayed))?;
     let actions = RESTARTS.map(|delay| ServiceAction { action_type: ServiceActionType::Restart, delay });
     kept(
