@@ -20,6 +20,7 @@ use crate::{conclusion, files, platform, preflight, registration};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use taskcluster_api::retry::Tries;
@@ -54,6 +55,8 @@ pub struct Boot {
     pub stages: Stages,
     /// What the worker's `oom_score_adj` is set back to.
     oom_score_adj: Option<String>,
+    /// Whether worker-manager has been asked to register the machine, and has not answered.
+    is_registering: AtomicBool,
 }
 
 /// What a boot begins with.
@@ -97,6 +100,7 @@ impl Boot {
             manager: options.manager.clone(),
             stages: Stages::begin(options.began),
             oom_score_adj: platform::prefer_to_survive(),
+            is_registering: AtomicBool::new(false),
             config,
         })
     }
@@ -164,13 +168,25 @@ impl Boot {
         Admission::Lost(kept, client, Box::new(RunError::Expired { expired }))
     }
 
-    /// Keeps a registration that arrives within a moment although nobody waits for it any more: it is the machine.
-    pub async fn keep_what_arrives(&self, admitting: impl Future<Output = Result<Admission, RunError>>) {
-        if !self.is_cloud() || !self.cache.keeps() {
+    /// Keeps a registration that is under way when we are told to stop: its answer is the machine, and worker-manager gives it
+    /// once. Where no run is kept, what starts next retires the machine. Whoever tells us again waits no longer.
+    pub async fn keep_what_arrives(
+        &self,
+        admitting: impl Future<Output = Result<Admission, RunError>>,
+        signals: &mut StopSignals,
+    ) {
+        if !self.is_cloud() || !self.is_registering.load(Ordering::Relaxed) {
             return;
         }
-        let grace = self.config.settings.retirement.signal_grace;
-        if let Ok(Ok(Admission::Run(kept, _))) = tokio::time::timeout(grace, admitting).await {
+        let patience = self.config.settings.stop.grace;
+        tracing::info!("waiting up to {} s for the answer of worker-manager", patience.as_secs_f32());
+        self.manager.tell(Word::Extend(patience));
+        let arrived = tokio::select! {
+            arrived = tokio::time::timeout(patience, admitting) => arrived,
+            () = signals.told_to_stop() => return,
+        };
+        if let Ok(Ok(Admission::Run(kept, _))) = arrived {
+            let kept = if self.cache.keeps() { kept } else { Kept::Retiring(Tombstone::of(kept.admitted(), true)) };
             self.cache.keep(&kept).await;
         }
     }
@@ -271,9 +287,11 @@ impl Boot {
             None => Client::with_user_agent(found.identity.root_url.clone(), USER_AGENT)?,
         };
         tracing::debug!("registering with {}", client.root_url());
+        self.is_registering.store(true, Ordering::Relaxed);
         let admitting = registration::admit(&client, &*self.provider, found, self.is_cloud());
-        let admitted =
-            admitting.instrument(stage("register")).await.map_err(|source| RunError::Registration { source, cache })?;
+        let admitted = admitting.instrument(stage("register")).await;
+        self.is_registering.store(false, Ordering::Relaxed);
+        let admitted = admitted.map_err(|source| RunError::Registration { source, cache })?;
         self.stages.done("register");
         if let Some(lease) = &admitted.lease {
             tracing::info!("registered with {}; credentials end at {:.0}", client.root_url(), lease.expires);

@@ -79,6 +79,13 @@ pub struct Tombstone {
     pub remove: bool,
 }
 
+impl Tombstone {
+    /// That of a machine whose retirement begins now.
+    pub fn of(admitted: &Admitted, remove: bool) -> Self {
+        Self { admitted: admitted.clone(), since: Timestamp::now(), remove }
+    }
+}
+
 /// Why a cache that is there can't be used. The boot is a fresh one then.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheProblem {

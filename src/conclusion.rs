@@ -20,6 +20,9 @@ use taskcluster_api::{Client, ReportWorkerError};
 /// How long the metadata service may keep a machine from being removed.
 const RECOGNITION: Duration = Duration::from_secs(2);
 
+/// The exit code where a signal ended us before there was a worker: as if SIGTERM had, which it did before we listened.
+pub const TOLD_TO_STOP: u8 = 128 + 15;
+
 /// How much of a worker's line a report shows, in characters.
 const LINE: usize = 400;
 
@@ -31,6 +34,8 @@ pub struct End {
     pub exit_code: u8,
     report: Option<ReportWorkerError>,
     place: Place,
+    /// Whether a signal told us to end.
+    signalled: bool,
     /// Whether the worker asked for the machine to be retired.
     asks_for_retirement: bool,
     /// Whether the machine has been retired already.
@@ -81,6 +86,7 @@ impl End {
             exit_code,
             report,
             place: place(boot, habits.leaves_reboots_to_others),
+            signalled: facts.signalled,
             asks_for_retirement,
             retired,
             // Where we end for another reason, the cloud's own time stands.
@@ -99,6 +105,7 @@ impl End {
             exit_code: 0,
             report: None,
             place: place(boot, false),
+            signalled: false,
             asks_for_retirement: false,
             retired: false,
             to_acknowledge: Vec::new(),
@@ -112,6 +119,13 @@ impl End {
     /// That of a machine that was to be drained before it had a worker.
     pub fn of_drain(boot: &Boot, kept: Kept, client: Client) -> Self {
         Self { outcome: RunOutcome::Drained, ..Self::of_nothing(boot, kept, client) }
+    }
+
+    /// That of a machine that a signal came to before it had a worker.
+    pub fn of_signal(boot: &Boot, kept: Kept, client: Client) -> Self {
+        tracing::info!("told to stop before the worker was started");
+        let nothing = Self::of_nothing(boot, kept, client);
+        Self { outcome: RunOutcome::Signalled, exit_code: TOLD_TO_STOP, signalled: true, ..nothing }
     }
 
     /// That of a failure of ours on a registered machine.
@@ -137,23 +151,25 @@ pub async fn conclude(boot: &Boot, mut end: End) -> Option<Again> {
     let retirement = match end.outcome.retirement(end.place, &boot.config.settings) {
         // It comes back for nothing.
         Retirement::Reboot if end.asks_for_retirement => Retirement::RemoveWorker,
+        // Whoever sent it ends everything, and starts what there is to be started.
+        Retirement::RestartWorker if end.signalled => Retirement::LeaveRunning,
         usual => usual,
     };
     let signals = carry_out(boot, &mut end, retirement).await?;
     (retirement == Retirement::RestartWorker && !end.retired).then_some(Again { kept: end.kept, signals })
 }
 
-/// Retires a cloud's machine whose worker was to be started again, but too often.
-pub async fn give_up(boot: &Boot, again: Again) {
+/// Retires a cloud's machine whose worker was to be started again, and is not: too often it was, or it was drained meanwhile.
+pub async fn give_up(boot: &Boot, again: Again, outcome: RunOutcome) {
     if let (true, Ok(client)) = (boot.is_cloud(), Boot::client_of(again.kept.admitted())) {
-        let mut end = End { signals: Some(again.signals), ..End::of_nothing(boot, again.kept, client) };
+        let mut end = End { outcome, signals: Some(again.signals), ..End::of_nothing(boot, again.kept, client) };
         carry_out(boot, &mut end, Retirement::RemoveWorker).await;
     }
 }
 
 /// Does that, unless a signal comes meanwhile.
 async fn carry_out(boot: &Boot, end: &mut End, retirement: Retirement) -> Option<StopSignals> {
-    tracing::info!("the run is over: {}; {}", end.outcome, what_follows(retirement, boot, end.retired));
+    tracing::info!("the run is over: {}; {}", end.outcome, what_follows(retirement, boot, end));
     boot.manager.tell(Word::Status(&format!("the run is over: {}", end.outcome)));
     let signals = end.signals.take().or_else(|| boot.manager.signals().ok());
     let Some(mut signals) = signals else {
@@ -199,11 +215,24 @@ async fn follow(boot: &Boot, end: &End, retirement: Retirement) {
                 remove(boot, end).await;
             }
         }
-        Retirement::LeaveRunning | Retirement::RestartWorker => {
+        Retirement::LeaveRunning => {
+            if is_lost(end) {
+                bury(boot, end, true).await;
+            }
+            report.await;
+            acknowledge(boot, end).await;
+        }
+        Retirement::RestartWorker => {
             report.await;
             acknowledge(boot, end).await;
         }
     }
+}
+
+/// Whether a signal ended a machine's use: what starts there next could not register it, so it retires it. Where the runner
+/// config has it left for somebody to look at, nothing does.
+fn is_lost(end: &End) -> bool {
+    end.outcome == RunOutcome::Signalled && end.place.is_lost_by_reboot()
 }
 
 async fn remove(boot: &Boot, end: &End) {
@@ -236,8 +265,7 @@ async fn is_ours(boot: &Boot, end: &End) -> bool {
 /// when its owner wants it.
 async fn bury(boot: &Boot, end: &End, remove: bool) {
     if boot.is_cloud() {
-        let admitted = end.kept.admitted().clone();
-        boot.cache.keep(&Kept::Retiring(Tombstone { admitted, since: Timestamp::now(), remove })).await;
+        boot.cache.keep(&Kept::Retiring(Tombstone::of(end.kept.admitted(), remove))).await;
     }
 }
 
@@ -247,14 +275,18 @@ async fn acknowledge(boot: &Boot, end: &End) {
     }
 }
 
-fn what_follows(retirement: Retirement, boot: &Boot, retired: bool) -> String {
+fn what_follows(retirement: Retirement, boot: &Boot, end: &End) -> String {
     match retirement {
-        Retirement::RemoveWorker if retired => "this machine is being removed".to_owned(),
+        Retirement::RemoveWorker if end.retired => "this machine is being removed".to_owned(),
         Retirement::RemoveWorker => "this machine is to be removed".to_owned(),
         Retirement::ShutDownHost => "this machine is shut down".to_owned(),
         Retirement::Reboot => {
             let grace = boot.config.settings.retirement.reboot_grace;
             format!("this machine is rebooted, at the latest in {} s", grace.as_secs_f32())
+        }
+        Retirement::LeaveRunning if is_lost(end) => {
+            "this machine is left as it is, and removed by the next start: it registers only once, and its run is not kept"
+                .to_owned()
         }
         Retirement::LeaveRunning => "this machine is left as it is".to_owned(),
         Retirement::RestartWorker => "the worker is started again".to_owned(),

@@ -122,9 +122,20 @@ pub struct Place {
 }
 
 impl Place {
-    /// Whether a reboot ends the machine's use: it registers only once.
-    const fn is_lost_by_reboot(self) -> bool {
+    /// Whether a reboot ends the machine's use, as any other end of ours does: it registers only once.
+    pub const fn is_lost_by_reboot(self) -> bool {
         self.is_cloud && !self.survives_reboot
+    }
+}
+
+impl StopCause {
+    /// Whether it still holds where the worker makes a reboot instead of ending: generic-worker does between two tasks, before it
+    /// looks whether it is to end.
+    const fn outlives_reboot(self) -> bool {
+        match self {
+            Self::Drain | Self::Notice(_) | Self::Credentials | Self::Silence | Self::LostContact => true,
+            Self::Signal | Self::PartLost => false,
+        }
     }
 }
 
@@ -132,19 +143,21 @@ impl RunOutcome {
     /// Reads generic-worker's exit codes; the other workers use 0 and others.
     pub const fn of(facts: RunFacts) -> Self {
         let RunFacts { exit, asked, signalled, out_of_memory } = facts;
+        // The signal is init's then, in the midst of the reboot.
+        let reboots = matches!((exit, asked), (WorkerExit::Code(67), Some(cause)) if cause.outlives_reboot());
         match (exit, asked) {
             (_, Some(StopCause::PartLost)) => Self::OurFailure,
             // systemd's OOMPolicy=stop is no reboot; but a worker that reboots says so.
             (WorkerExit::Code(code), _) if signalled && out_of_memory && code != 67 => Self::OutOfMemory,
             (WorkerExit::Signal(_), _) if signalled && out_of_memory => Self::OutOfMemory,
-            (_, _) if signalled => Self::Signalled,
+            (_, _) if signalled && !reboots => Self::Signalled,
             (_, Some(StopCause::Signal)) => Self::Signalled,
             (_, Some(StopCause::LostContact)) => Self::LostContact,
             (_, Some(StopCause::Silence)) => Self::Wedged,
             (_, Some(StopCause::Credentials)) => Self::CredentialsEnded,
             (_, Some(StopCause::Notice(kind))) => Self::Interrupted(kind),
-            (WorkerExit::Code(67), Some(StopCause::Drain) | None) => Self::RebootRequired,
             (_, Some(StopCause::Drain)) => Self::Drained,
+            (WorkerExit::Code(67), None) => Self::RebootRequired,
             (WorkerExit::Code(0), None) => Self::Finished,
             (WorkerExit::Code(68), None) => Self::Idle,
             (WorkerExit::Code(code @ 70..=72), None) => Self::ToldToStop(code),
@@ -396,7 +409,8 @@ mod tests {
             (code(0), Some(StopCause::Signal), RunOutcome::Signalled, false),
             (code(1), Some(StopCause::Signal), RunOutcome::Signalled, false),
             (code(72), Some(StopCause::Drain), RunOutcome::Drained, false),
-            (code(67), Some(StopCause::Drain), RunOutcome::RebootRequired, false),
+            (code(67), Some(StopCause::Drain), RunOutcome::Drained, false),
+            (code(67), Some(reclaim), RunOutcome::Interrupted(NoticeKind::Reclaim), false),
             (code(71), Some(StopCause::Silence), RunOutcome::Wedged, false),
             (code(71), Some(StopCause::Credentials), RunOutcome::CredentialsEnded, true),
             (signal(15), Some(StopCause::PartLost), RunOutcome::OurFailure, false),
@@ -416,6 +430,20 @@ mod tests {
             let outcome = RunOutcome::of(facts(exit, asked));
             assert_eq!((outcome, outcome.report().is_some()), (expected, reported), "{exit} {asked:?}");
         }
+    }
+
+    #[test]
+    fn a_reboot_that_the_worker_makes_does_not_make_forget_why_it_was_to_end() {
+        let of = |exit, asked| {
+            RunOutcome::of(RunFacts { exit: WorkerExit::Code(exit), asked, signalled: true, out_of_memory: false })
+        };
+        assert_eq!(of(67, Some(StopCause::Drain)), RunOutcome::Drained);
+        let reclaim = StopCause::Notice(NoticeKind::Reclaim);
+        assert_eq!(of(67, Some(reclaim)), RunOutcome::Interrupted(NoticeKind::Reclaim));
+        // Whoever lost patience with a drain wants the worker gone, and the machine left alone.
+        assert_eq!(of(72, Some(StopCause::Drain)), RunOutcome::Signalled);
+        assert_eq!(of(67, Some(StopCause::Signal)), RunOutcome::Signalled);
+        assert_eq!(of(67, None), RunOutcome::Signalled);
     }
 
     #[test]

@@ -4,9 +4,10 @@
 
 use crate::boot::{Admission, Boot, Work};
 use crate::cache::Kept;
-use crate::conclusion::{self, End};
+use crate::conclusion::{self, End, TOLD_TO_STOP};
 use crate::error::RunError;
 use crate::logging::LogStream;
+use crate::outcome::RunOutcome;
 use crate::platform::{KeepAlive, ServiceManager, Word};
 use crate::provider::metadata_http::MetadataService;
 use crate::restart::Restarts;
@@ -17,9 +18,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use taskcluster_api::Client;
-
-/// The exit code where a signal ended us before there was a worker: as if SIGTERM had, which it did before we listened.
-const TOLD_TO_STOP: u8 = 128 + 15;
 
 /// What a run is given.
 #[derive(Debug, Clone)]
@@ -75,14 +73,14 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
             // There is no worker to drain, and there need not be one.
             Request::Stop | Request::Drain = signals.next() => {
                 tracing::info!("told to stop before there was a worker");
-                boot.keep_what_arrives(admitting).await;
+                boot.keep_what_arrives(admitting, &mut signals).await;
                 return Ok(TOLD_TO_STOP);
             }
         };
         // From here on the machine is worker-manager's: whatever fails is reported, and a cloud's machine retired.
         let end = match admitted {
             Ok(Admission::Run(kept, client)) => work(&boot, kept, client, &log, signals).await,
-            Ok(Admission::Lost(kept, client, error)) => Some(End::of_failure(&boot, &error, kept, client)),
+            Ok(Admission::Lost(kept, client, error)) => End::of_failure(&boot, &error, kept, client),
             Ok(Admission::Retiring(tombstone)) => {
                 return Ok(Box::pin(conclusion::go_on_retiring(&boot, tombstone, signals)).await);
             }
@@ -93,25 +91,25 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
                         boot.stages.begin_again();
                         continue;
                     }
-                    Wait::Told | Wait::TooMany => return Ok(error.stage().exit_code()),
+                    Wait::Told(_) | Wait::TooMany => return Ok(error.stage().exit_code()),
                 }
             }
             Err(error) => return Box::pin(conclusion::never_registered(&boot, error, signals)).await,
         };
-        let Some(end) = end else {
-            tracing::info!("told to stop before the worker was started: leaving the machine as it is");
-            return Ok(TOLD_TO_STOP);
-        };
-        let code = end.exit_code;
+        let (outcome, code) = (end.outcome, end.exit_code);
         let Some(mut again) = Box::pin(conclusion::conclude(&boot, end)).await else { return Ok(code) };
         match wait_for_restart(&boot, &mut restarts, &mut again.signals).await {
             Wait::Over => {
                 boot.stages.begin_again();
                 (kept, signals, restarted) = (Some(again.kept), again.signals, true);
             }
-            Wait::Told => return Ok(code),
+            Wait::Told(Request::Stop) => return Ok(code),
+            Wait::Told(Request::Drain) => {
+                Box::pin(conclusion::give_up(&boot, again, RunOutcome::Drained)).await;
+                return Ok(code);
+            }
             Wait::TooMany => {
-                Box::pin(conclusion::give_up(&boot, again)).await;
+                Box::pin(conclusion::give_up(&boot, again, outcome)).await;
                 return Ok(code);
             }
         }
@@ -122,8 +120,8 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
 enum Wait {
     /// It may be.
     Over,
-    /// A signal came.
-    Told,
+    /// It is not to be.
+    Told(Request),
     /// It was started too often.
     TooMany,
 }
@@ -137,28 +135,28 @@ async fn wait_for_restart(boot: &Boot, restarts: &mut Restarts, signals: &mut St
     boot.manager.tell(Word::Status("waiting to start the worker again"));
     tokio::select! {
         () = tokio::time::sleep(pause) => Wait::Over,
-        () = signals.told_to_stop() => {
-            tracing::info!("told to stop: the worker is not started again");
-            Wait::Told
+        request = signals.next() => {
+            tracing::info!("told to {request}: the worker is not started again");
+            Wait::Told(request)
         }
     }
 }
 
-/// One run of a worker on a registered machine; none where a signal came before the worker.
-async fn work(boot: &Arc<Boot>, kept: Kept, client: Client, log: &LogStream, signals: StopSignals) -> Option<End> {
+/// One run of a worker on a registered machine.
+async fn work(boot: &Arc<Boot>, kept: Kept, client: Client, log: &LogStream, signals: StopSignals) -> End {
     // A task of its own, so that a panic arrives as an outcome too. There is one thread, so it is the same one.
     let task = Arc::clone(boot).work(kept.clone(), client.clone(), log.clone(), signals);
     let Ok(worked) = tokio::spawn(task).await else {
         // Credentials that were renewed meanwhile are in the cache.
         let kept = boot.cache.load().ok().flatten().unwrap_or(kept);
         let client = client.with_credentials(kept.admitted().credentials.clone());
-        return Some(End::of_failure(boot, &RunError::Bug, kept, client));
+        return End::of_failure(boot, &RunError::Bug, kept, client);
     };
     match worked {
-        Ok(Work::Ended(ended)) => Some(End::of_run(boot, *ended)),
-        Ok(Work::Nothing) => Some(End::of_nothing(boot, kept, client)),
-        Ok(Work::ToldTo(Request::Drain)) => Some(End::of_drain(boot, kept, client)),
-        Ok(Work::ToldTo(Request::Stop)) => None,
-        Err(error) => Some(End::of_failure(boot, &error, kept, client)),
+        Ok(Work::Ended(ended)) => End::of_run(boot, *ended),
+        Ok(Work::Nothing) => End::of_nothing(boot, kept, client),
+        Ok(Work::ToldTo(Request::Drain)) => End::of_drain(boot, kept, client),
+        Ok(Work::ToldTo(Request::Stop)) => End::of_signal(boot, kept, client),
+        Err(error) => End::of_failure(boot, &error, kept, client),
     }
 }

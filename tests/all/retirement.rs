@@ -190,19 +190,86 @@ fn a_cloud_machine_whose_worker_was_started_too_often_is_retired() {
 }
 
 #[test]
-fn a_registration_that_is_under_way_when_init_stops_us_is_kept() {
-    let mut fixture = Fixture::with_cache(CloudKind::Google).rebooting();
-    fixture.machine.config["retirement"]["signalGrace"] = json!("1m");
+fn a_registration_that_is_under_way_when_init_stops_us_is_not_lost() {
+    for cached in [true, false] {
+        let fixture = if cached { Fixture::with_cache(CloudKind::Google) } else { Fixture::new(CloudKind::Google) };
+        let mut fixture = fixture.rebooting();
+        fixture.simulator.fault("/worker/register", 1, Fault::Hold);
+        let mut running = fixture.start();
+        assert!(fixture.simulator.wait_for("/worker/register", 1, PATIENCE));
+        running.signal(Signal::SIGTERM);
+        running.wait_for("told to stop before there was a worker");
+        fixture.simulator.world(|world| world.released = true);
+        running.finish().assert_code(143);
+        if cached {
+            fixture.boot().assert_code(67).assert_logged("going on with the run of an earlier boot");
+        } else {
+            fixture.machine_is_retired_by_its_next_start();
+        }
+        assert_eq!(fixture.simulator.count("/worker/register"), 1);
+        assert_eq!(removals(&fixture), usize::from(!cached));
+    }
+}
+
+#[test]
+fn who_is_told_again_waits_for_no_registration() {
+    let fixture = Fixture::with_cache(CloudKind::Google);
     fixture.simulator.fault("/worker/register", 1, Fault::Hold);
     let mut running = fixture.start();
     assert!(fixture.simulator.wait_for("/worker/register", 1, PATIENCE));
     running.signal(Signal::SIGTERM);
-    running.wait_for("told to stop before there was a worker");
-    fixture.simulator.world(|world| world.released = true);
+    running.wait_for("waiting up to 80 s for the answer of worker-manager");
+    running.signal(Signal::SIGTERM);
     running.finish().assert_code(143);
-    fixture.machine.config["retirement"]["signalGrace"] = json!("50ms");
-    fixture.boot().assert_code(67).assert_logged("going on with the run of an earlier boot");
-    assert_eq!(fixture.simulator.world(|world| world.taskcluster.registrations), 1);
+}
+
+#[test]
+fn a_cloud_machine_whose_run_is_not_kept_is_retired_by_the_start_after_a_signal() {
+    let mut fixture = Fixture::new(CloudKind::Aws).script(obedient());
+    let mut running = fixture.start();
+    running.wait_for("said hello");
+    running.signal(Signal::SIGTERM);
+    running.finish().assert_code(71).assert_logged("left as it is, and removed by the next start");
+    assert!(removals(&fixture) == 0 && fixture.machine.shutdowns().is_empty());
+    fixture.machine_is_retired_by_its_next_start();
+    assert_eq!((fixture.simulator.count("/worker/register"), removals(&fixture)), (1, 1));
+
+    // The same before there is a worker.
+    let mut fixture = Fixture::new(CloudKind::Aws);
+    fixture.simulator.fault("/secrets/", usize::MAX, Fault::Hold);
+    let mut running = fixture.start();
+    assert!(fixture.simulator.wait_for("/secrets/", 1, PATIENCE));
+    running.signal(Signal::SIGTERM);
+    running.finish().assert_code(143).assert_logged("told to stop before the worker was started");
+    fixture.machine_is_retired_by_its_next_start();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_drained_worker_that_makes_a_reboot_is_drained_all_the_same() {
+    // generic-worker reboots between two tasks before it looks whether it is to end.
+    let script = json!(["hello", {"await": "graceful-termination"}, {"exit": 67}]);
+    let fixture = Fixture::with_cache(CloudKind::Google).script(script);
+    let mut running = fixture.start();
+    running.wait_for("said hello");
+    running.signal(Signal::SIGUSR1);
+    running.finish().assert_code(67).assert_logged("the worker was drained; this machine is to be removed");
+    assert_eq!((removals(&fixture), fixture.machine.shutdowns().len()), (1, 0));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_machine_that_is_drained_while_its_worker_waits_to_be_started_again_is_retired() {
+    for (kind, removed) in [(CloudKind::Google, 1), (CloudKind::Static, 0)] {
+        let mut fixture = Fixture::with_cache(kind).script(json!(["hello", {"exit": 1}]));
+        fixture.machine.config["retirement"]["onFailure"] = json!("restart");
+        fixture.machine.config["restart"] = json!({"firstPause": "5m"});
+        let mut running = fixture.start();
+        running.wait_for("starting the worker again in");
+        running.signal(Signal::SIGUSR1);
+        running.finish().assert_code(1).assert_logged("told to drain: the worker is not started again");
+        assert_eq!(removals(&fixture), removed);
+    }
 }
 
 #[test]
@@ -462,5 +529,5 @@ fn what_the_worker_reports_is_public_too() {
 #[cfg(windows)]
 skip! {
     "a shutdown is a call of the system's here, which no test can have fail": a_machine_that_cannot_be_shut_down_tries_for_ever_and_says_so, a_reboot_that_others_make_is_left_to_them_and_one_that_cannot_come_back_is_none;
-    "a drain comes to a service as a control (windows.rs)": a_machine_that_ran_under_anothers_name_does_not_remove_that;
+    "a drain comes to a service as a control (windows.rs)": a_machine_that_ran_under_anothers_name_does_not_remove_that, a_drained_worker_that_makes_a_reboot_is_drained_all_the_same, a_machine_that_is_drained_while_its_worker_waits_to_be_started_again_is_retired;
 }

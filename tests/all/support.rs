@@ -130,6 +130,13 @@ impl Fixture {
         path
     }
 
+    /// A tombstone lies on the machine, and what starts there goes on with its retirement.
+    #[track_caller]
+    pub fn machine_is_retired_by_its_next_start(&mut self) {
+        self.machine.config["retirement"]["shutdownAfter"] = json!("1s");
+        self.boot().assert_code(0).assert_logged("has been retiring since").assert_not_logged("started the worker");
+    }
+
     /// What a deployment would not have taken, and doesn't have to be there.
     pub fn assert_no_violation(&self) {
         let violations = self.simulator.world(|world| world.taskcluster.violations.clone());

@@ -1,6 +1,8 @@
 //! What asks us to end or to drain: SIGTERM, SIGINT and SIGUSR1 on Unix, control events and the service control manager
 //! on Windows.
 
+use std::fmt;
+
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
@@ -17,6 +19,16 @@ pub enum Request {
     Stop,
     /// To let the worker finish its tasks, and end then.
     Drain,
+}
+
+/// For the log: `told to drain`.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "stop",
+            Self::Drain => "drain",
+        })
+    }
 }
 
 impl StopSignals {
