@@ -17,12 +17,13 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Begins now.
+    /// Begins now: by the service's time, where that is known.
     pub fn begin(client: &Client) -> Self {
-        let ahead = client.clock_offset();
-        let mut clock = Self { time: Timestamp::now(), ahead: 0, up: platform::up_time() };
-        clock.advance(Timestamp::now(), ahead, platform::up_time());
-        clock
+        Self::begin_at(Timestamp::now(), client.clock_offset(), platform::up_time())
+    }
+
+    fn begin_at(wall: Timestamp, ahead: i64, up: Option<Duration>) -> Self {
+        Self { time: wall.checked_add(SignedDuration::from_secs(ahead)).unwrap_or(wall), ahead, up }
     }
 
     /// The time. A machine whose clock is set back by hours keeps its deadlines; one whose clock was behind, or that
@@ -56,7 +57,7 @@ mod tests {
     fn a_clock_that_jumps_moves_deadlines_forward_only() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let up = |second| Some(Duration::from_secs(second));
-        let mut clock = Clock { time: at(100_000), ahead: 0, up: up(10) };
+        let mut clock = Clock::begin_at(at(100_000), 0, up(10));
         assert_eq!(clock.advance(at(100_005), 0, up(15)), at(100_005));
         // Set back by hours: time goes on.
         assert_eq!(clock.advance(at(80_000), 0, up(20)), at(100_010));
@@ -80,5 +81,8 @@ mod tests {
         // One that is ahead stays so: deadlines are kept by it.
         let mut clock = Clock { time: at(100_000), ahead: 0, up: up(10) };
         assert_eq!(clock.advance(at(100_001), -7200, up(11)), at(100_001));
+        // But for one that was known to be when there were no deadlines yet.
+        let mut clock = Clock::begin_at(at(100_000), -7200, up(10));
+        assert_eq!(clock.advance(at(100_001), -7200, up(11)), at(92_801));
     }
 }

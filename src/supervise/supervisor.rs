@@ -24,6 +24,9 @@ const CACHE_RETRY: SignedDuration = SignedDuration::from_secs(60);
 /// After a renewal the next one is at least this far away, however short the new credentials live.
 const BETWEEN_RENEWALS: SignedDuration = SignedDuration::from_secs(5);
 
+/// The same where nobody knows how long they live, for they seem to have ended already.
+const BETWEEN_BLIND_RENEWALS: SignedDuration = SignedDuration::from_secs(5 * 60);
+
 /// What was said to a worker this long ago, it has heard.
 const DELIVERY: SignedDuration = SignedDuration::from_secs(60);
 
@@ -880,22 +883,19 @@ impl Supervisor {
     }
 
     fn arm_renewal(&mut self, soonest: Timestamp, now: Timestamp, actions: &mut Vec<Action>) {
-        if let Some(lease) = &self.lease {
-            let settings = &self.terms.settings;
-            let (before, stop) = (settings.credentials.renew_before, settings.interruption.abort_before);
-            let time = renewal_time(now, lease.expires, before, stop, self.jitter.f64()).max(soonest);
-            actions.push(Action::Arm(Deadline::Renewal, time));
-            if lease.expires <= now && soonest > now {
-                // They were made a moment ago: it is our clock that is wrong.
-                error(
-                    actions,
-                    format_args!("by this machine's clock these credentials have ended already: is it right?"),
-                );
-                actions.push(Action::Disarm(Deadline::CredentialsEnd));
-            } else {
-                self.arm_credentials_end(lease.expires, now, actions);
-            }
+        let Some(lease) = &self.lease else { return };
+        if lease.expires <= now {
+            // They were made a moment ago: it is our clock that is wrong.
+            error(actions, format_args!("by this machine's clock these credentials have ended already: is it right?"));
+            actions.push(Action::Arm(Deadline::Renewal, later(now, BETWEEN_BLIND_RENEWALS)));
+            actions.push(Action::Disarm(Deadline::CredentialsEnd));
+            return;
         }
+        let settings = &self.terms.settings;
+        let (before, stop) = (settings.credentials.renew_before, settings.interruption.abort_before);
+        let time = renewal_time(now, lease.expires, before, stop, self.jitter.f64()).max(soonest);
+        actions.push(Action::Arm(Deadline::Renewal, time));
+        self.arm_credentials_end(lease.expires, now, actions);
     }
 
     /// A worker needs its credentials to resolve its tasks, so it ends some time before they do, but not in the first

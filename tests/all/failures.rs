@@ -143,6 +143,22 @@ fn a_clock_that_is_off_is_corrected_and_said_once() {
 }
 
 #[test]
+fn a_clock_that_is_ahead_of_the_credentials_end_stops_no_worker() {
+    let script = json!(["hello", {"sleep": 300}, {"print": "at work"}, {"exit": 0}]);
+    for kind in [CloudKind::Static, CloudKind::Google] {
+        let fixture = Fixture::new(kind).script(script.clone());
+        fixture.simulator.world(|world| {
+            world.taskcluster.clock_offset = -7200;
+            world.taskcluster.credentials_life = Duration::from_secs(3600);
+        });
+        let finished = fixture.boot();
+        finished.assert_code(0).assert_logged("at work").assert_logged("is the clock right?");
+        finished.assert_not_logged("credentials are about to end");
+        fixture.assert_no_violation();
+    }
+}
+
+#[test]
 fn what_may_be_absent_is_tried_a_few_times_and_what_must_be_there_for_a_while() {
     let fixture = Fixture::new(CloudKind::Aws);
     fixture.simulator.fault("/meta-data/public-ipv4", usize::MAX, Fault::status(500));

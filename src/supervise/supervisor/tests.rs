@@ -108,6 +108,17 @@ fn last(terms: Terms, lease: impl Into<Option<Lease>>, events: Vec<(i64, Event)>
 const ALL: [Capability; 5] = Capability::ALL;
 const STOPPABLE: [Capability; 1] = [Capability::GracefulTermination];
 
+/// A clock that is hours ahead is no reason to stop a worker, nor to renew all the time.
+#[test]
+fn credentials_that_seem_to_have_ended_when_they_were_made_end_nobody() {
+    assert_eq!(last(host(), lease(-7200), vec![]), ["Hello at 120", "Renewal at 300", "no CredentialsEnd"]);
+    let events = vec![(1, hello(&ALL)), (300, elapsed(Deadline::Renewal)), (301, renewed(-6900))];
+    assert_eq!(
+        last(host(), lease(-7200), events),
+        ["adopt", "Renewal at 601", "no CredentialsEnd", "credentials until--6900"]
+    );
+}
+
 #[test]
 fn renewal_is_armed_at_the_start_and_after_each_renewal() {
     for seed in 0..50 {
