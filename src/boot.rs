@@ -122,7 +122,7 @@ impl Boot {
         if let Some(Kept::Retiring(tombstone)) = kept {
             return Ok(Admission::Retiring(tombstone));
         }
-        let fit = preflight::before_registration(&*self.driver, self.is_cloud(), files_are_waiting(kept.as_ref()));
+        let fit = preflight::before_registration(&*self.driver, &self.config, files_are_waiting(kept.as_ref()));
         let Some(kept) = kept else {
             fit.map_err(RunError::Preflight)?;
             let (kept, client) = self.register(problem).await?;

@@ -14,17 +14,26 @@ use std::path::Path;
 
 /// Looks at the worker before the machine registers. On a cloud a worker that isn't there is no error yet: one of the
 /// worker pool's files may bring it, and a cloud machine that stops before it has registered can neither report nor
-/// be removed. Nor is it one while files of a kept run are still to be written.
+/// be removed. Nor is it one while files of a kept run are still to be written. That its configuration can't be written is found
+/// on a machine of one's own, for the same reason.
 ///
 /// # Errors
 /// Why the worker can't be started.
-pub fn before_registration(driver: &dyn Driver, is_cloud: bool, files_may_bring_it: bool) -> Result<(), DriverError> {
+pub fn before_registration(
+    driver: &dyn Driver,
+    config: &RunnerConfig,
+    files_may_bring_it: bool,
+) -> Result<(), DriverError> {
+    let is_cloud = config.provider.is_cloud();
     match driver.preflight() {
         Err(error) if is_cloud || files_may_bring_it => {
             tracing::warn!("{}; going on, for the worker pool's files may bring it", crate::error::Chain(&error));
-            Ok(())
         }
-        result => result,
+        result => result?,
+    }
+    match config.worker.config_path().filter(|_| !is_cloud) {
+        Some(path) => can_be_written(path).map_err(|source| DriverError::Config { path: path.to_owned(), source }),
+        None => Ok(()),
     }
 }
 

@@ -60,7 +60,7 @@ impl Driver for GenericWorker {
     }
 
     fn preflight(&self) -> Result<(), DriverError> {
-        require_program(&resolve(&self.path))
+        require_program(&self.path)
     }
 
     async fn start(&self, run: &RunState, terms: &StartTerms<'_>) -> Result<Started, DriverError> {

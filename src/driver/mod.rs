@@ -145,14 +145,27 @@ fn resolve(path: &Path) -> PathBuf {
     if let Some(program) = platform::with_extension(path) {
         return program;
     }
-    let is_bare = path.components().count() == 1 && path.file_name() == Some(path.as_os_str());
-    let found = path.to_str().filter(|_| is_bare).and_then(platform::find_program);
+    let found = path.to_str().filter(|_| is_bare(path)).and_then(platform::find_program);
     found.unwrap_or_else(|| path.to_owned())
 }
 
-/// Whether a program is there and may be executed.
+/// Whether a path is a name alone.
+fn is_bare(path: &Path) -> bool {
+    path.components().count() == 1 && path.file_name() == Some(path.as_os_str())
+}
+
+/// Whether the program that a path means is there and may be executed.
 fn require_program(path: &Path) -> Result<(), DriverError> {
-    platform::access(path, Access::Execute).map_err(|source| DriverError::Program { path: path.to_owned(), source })
+    let program = resolve(path);
+    // A name alone is never that of a file in the working folder when it is started.
+    let may_be_executed = if cfg!(unix) && is_bare(&program) {
+        let name = program.display();
+        let problem = format!("no program of that name is on PATH (one in the working folder is `./{name}`)");
+        Err(io::Error::new(io::ErrorKind::NotFound, problem))
+    } else {
+        platform::access(&program, Access::Execute)
+    };
+    may_be_executed.map_err(|source| DriverError::Program { path: program, source })
 }
 
 /// Writes the merged configuration where the worker reads it, private from its first byte, for these accounts to read too.

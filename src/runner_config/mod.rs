@@ -161,6 +161,14 @@ pub enum WorkerConfig {
 }
 
 impl WorkerConfig {
+    /// Where the worker reads its configuration.
+    pub fn config_path(&self) -> Option<&Path> {
+        match self {
+            Self::GenericWorker { config_path, .. } | Self::DockerWorker { config_path, .. } => Some(config_path),
+            Self::Dummy => None,
+        }
+    }
+
     /// What the worker's start will read, as far as that is known.
     pub fn files(&self) -> Vec<&Path> {
         match self {

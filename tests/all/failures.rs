@@ -303,6 +303,25 @@ fn an_empty_program_is_no_worker() {
     fixture.boot().assert_code(18).assert_logged("it is empty");
 }
 
+#[cfg(unix)]
+#[test]
+fn what_cannot_work_is_found_before_a_machine_of_ones_own_registers() {
+    // The system looks for a name alone on PATH only.
+    let mut fixture = Fixture::new(CloudKind::Static);
+    fixture.program("worker-of-this-folder", "#!/bin/sh\nexit 0\n");
+    fixture.machine.config["worker"]["path"] = json!("worker-of-this-folder");
+    fixture.boot().assert_code(18).assert_logged("(one in the working folder is `./worker-of-this-folder`)");
+    assert!(fixture.simulator.records().is_empty());
+    fixture.machine.config["worker"]["path"] = json!("./worker-of-this-folder");
+    fixture.boot().assert_code(0);
+
+    let mut fixture = Fixture::new(CloudKind::Static);
+    std::os::unix::fs::symlink("elsewhere", fixture.path("a-link")).unwrap();
+    fixture.machine.config["worker"]["configPath"] = json!(fixture.path("a-link"));
+    fixture.boot().assert_code(18).assert_logged("cannot write the worker's configuration");
+    assert!(fixture.simulator.records().is_empty());
+}
+
 #[test]
 fn an_end_in_the_year_9999_is_never() {
     let fixture = Fixture::new(CloudKind::Static);
@@ -319,9 +338,10 @@ fn an_end_in_the_year_9999_is_never() {
 #[test]
 fn a_signal_before_there_is_a_worker_ends_the_boot_and_leaves_the_machine_alone() {
     for (waits_for, word) in
-        [("/worker/register", "before there was a worker"), ("/secrets/", "leaving the machine as it is")]
+        [("/worker/register", "before there was a worker"), ("/secrets/", "this machine is left as it is")]
     {
-        let fixture = Fixture::new(CloudKind::Google);
+        let mut fixture = Fixture::new(CloudKind::Google);
+        fixture.machine.config["stop"] = json!({"grace": "100ms"});
         fixture.simulator.fault(waits_for, usize::MAX, Fault::Delay(Duration::from_secs(3600)));
         let mut running = fixture.start();
         assert!(fixture.simulator.wait_for(waits_for, 1, PATIENCE));
@@ -336,7 +356,7 @@ fn a_signal_before_there_is_a_worker_ends_the_boot_and_leaves_the_machine_alone(
 
 #[cfg(windows)]
 skip! {
-    "it needs a shell": a_missing_worker_is_a_warning_on_a_cloud_until_the_files_are_there, a_failure_is_explained_before_the_machine_goes_and_a_signal_keeps_the_machine, an_empty_program_is_no_worker;
+    "it needs a shell": what_cannot_work_is_found_before_a_machine_of_ones_own_registers, a_missing_worker_is_a_warning_on_a_cloud_until_the_files_are_there, a_failure_is_explained_before_the_machine_goes_and_a_signal_keeps_the_machine, an_empty_program_is_no_worker;
     "it looks at Linux' own files": a_killed_runner_takes_its_worker_along;
     "there are no such links and pipes in its file system": a_pipe_is_not_replaced_by_a_file;
     "there is no such signal": a_signal_before_there_is_a_worker_ends_the_boot_and_leaves_the_machine_alone;
