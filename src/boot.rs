@@ -4,6 +4,7 @@ use crate::USER_AGENT;
 use crate::cache::{Cache, CacheProblem, Kept, Tombstone};
 use crate::driver::{self, Driver, StartTerms, Started};
 use crate::error::RunError;
+use crate::files::FileSpec;
 use crate::layer::{Layer, Source};
 use crate::logging::LogStream;
 use crate::platform::{ServiceManager, Word};
@@ -414,7 +415,7 @@ impl Boot {
     }
 
     async fn place_files(&self, mut run: RunState) -> Result<RunState, RunError> {
-        if run.files.is_empty() {
+        if !run.files.iter().any(FileSpec::is_waiting) {
             return Ok(run);
         }
         let (list, keeps) = (std::mem::take(&mut run.files), self.cache.keeps());
@@ -424,10 +425,10 @@ impl Boot {
             if keeps {
                 files::sync(&list);
             }
-            Ok(())
+            Ok(FileSpec::written(list))
         });
         let placed = placing.instrument(span).await;
-        placed.map_err(|error| RunError::System(error.into()))?.map_err(RunError::Files)?;
+        run.files = placed.map_err(|error| RunError::System(error.into()))?.map_err(RunError::Files)?;
         self.stages.done("files");
         self.cache.keep(&Kept::Configured(run.clone())).await;
         Ok(run)
@@ -481,7 +482,7 @@ pub fn layers_of(
 
 fn files_are_waiting(kept: Option<&Kept>) -> bool {
     match kept {
-        Some(Kept::Configured(run)) => !run.files.is_empty(),
+        Some(Kept::Configured(run)) => run.files.iter().any(FileSpec::is_waiting),
         Some(Kept::Admitted(_) | Kept::Retiring(_)) | None => false,
     }
 }

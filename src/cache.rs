@@ -62,7 +62,7 @@ struct Writes {
 pub enum Kept {
     /// The machine is registered.
     Admitted(Admitted),
-    /// All is known; the files are written where none is left in it.
+    /// All is known; the files are written where none of them waits.
     Configured(RunState),
     /// The run is over, and the machine is to go.
     Retiring(Tombstone),
@@ -169,7 +169,7 @@ struct LeaseDocument {
 #[serde(rename_all = "camelCase")]
 struct ConfiguredDocument {
     layers: Vec<Layer>,
-    /// Those that are still to be written.
+    /// Those that are still to be written, or were and hold secrets.
     files: Vec<FileSpec>,
 }
 

@@ -361,12 +361,25 @@ fn worker_failure(
     let (kind, title) = outcome.report()?;
     let mut description = format!("{title}. The machine's log says more.");
     if !last_lines.is_empty() {
-        let lines: Vec<String> =
-            last_lines.iter().map(|line| redactor.text(line).chars().take(LINE).collect()).collect();
-        description = format!("{title}. {LAST_LINES}\n\n{}", lines.join("\n"));
+        description = format!("{title}. {LAST_LINES}\n\n");
+        let room = ReportWorkerError::MAX_DESCRIPTION.saturating_sub(description.chars().count());
+        description += &end_of(last_lines, redactor, room).join("\n");
     }
     let extra = extra(boot, "worker", Some(exit_code));
     Some(ReportWorkerError { kind: kind.to_owned(), title, description, extra })
+}
+
+/// The last of these lines for which there is room, in characters, without secrets.
+fn end_of(lines: &[String], redactor: &Redactor, mut room: usize) -> Vec<String> {
+    let shown = |line: &String| redactor.text(line).chars().take(LINE).collect::<String>();
+    let mut last: Vec<String> = Vec::new();
+    for line in lines.iter().rev().map(shown) {
+        // And the newline.
+        let Some(left) = room.checked_sub(line.chars().count() + 1) else { break };
+        room = left;
+        last.insert(0, line);
+    }
+    last
 }
 
 fn failure_of(boot: &Boot, error: &RunError) -> ReportWorkerError {

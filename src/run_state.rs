@@ -103,7 +103,7 @@ pub struct RunState {
     pub admitted: Admitted,
     /// The layers below the driver's, the lowest first.
     pub layers: Vec<Layer>,
-    /// The files that are still to be written; none once they are.
+    /// The files: to be written, or those that were and hold secrets.
     pub files: Vec<FileSpec>,
 }
 

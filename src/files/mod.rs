@@ -49,6 +49,9 @@ pub struct FileSpec {
     sha256: Option<String>,
     /// Whether it came from a secret.
     secret: bool,
+    /// Whether it has been written: then it is kept for what is secret in it.
+    #[serde(default)]
+    written: bool,
 }
 
 /// What a file's content is.
@@ -169,7 +172,18 @@ impl FileSpec {
         if sha256.as_ref().is_some_and(|hash| hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit())) {
             return Err("`sha256` must be 64 hexadecimal digits".into());
         }
-        Ok(Self { description, path: path.into(), content, format, mode, owner, group, sha256, secret })
+        Ok(Self { description, path: path.into(), content, format, mode, owner, group, sha256, secret, written: false })
+    }
+
+    /// Whether it is still to be written.
+    pub const fn is_waiting(&self) -> bool {
+        !self.written
+    }
+
+    /// What is kept of files that have been written: those whose lines must not become public. An archive has none.
+    pub fn written(files: Vec<Self>) -> Vec<Self> {
+        let kept = files.into_iter().filter(|file| file.secret && file.format == Format::File);
+        kept.map(|file| Self { written: true, ..file }).collect()
     }
 
     /// The permission bits that a plain file gets, and an archive's entry that names none.

@@ -47,6 +47,9 @@ const LAST_RENEWAL_TOLD: Duration = Duration::from_secs(5);
 /// Between two looks at how far the end of a run has come.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// When the worker has ended, so many times what one error report may take is given to those that are still to be sent.
+const LAST_REPORTS: u32 = 3;
+
 /// Error reports wait while one is under way; of more than this many the newest are dropped.
 const MOST_REPORTS: usize = 8;
 
@@ -541,7 +544,8 @@ impl Loop {
         loop {
             let lines = self.runs(Task::Output) || self.runs(Task::Errors) || !received.is_empty();
             let lines = lines && patience.waits_for_lines(&self.log);
-            let reports = self.reporting && patience.began.elapsed() < self.terms.settings.report.timeout;
+            let longest = self.terms.settings.report.timeout * if facts.signalled { 1 } else { LAST_REPORTS };
+            let reports = self.reporting && patience.began.elapsed() < longest;
             let longest = if facts.signalled { LAST_RENEWAL_TOLD } else { LAST_RENEWAL };
             let renewal =
                 (self.runs(Task::Renewal) || self.runs(Task::CacheWrite)) && patience.began.elapsed() < longest;
@@ -569,6 +573,10 @@ impl Loop {
         }
         if self.dropped_reports > 0 {
             tracing::warn!("{} error reports of the worker were dropped", self.dropped_reports);
+        }
+        let unsent = self.reports.len() + usize::from(self.reporting);
+        if unsent > 0 {
+            tracing::warn!("{unsent} error reports of the worker could not be sent in time");
         }
         Ended {
             facts,
@@ -613,6 +621,8 @@ struct Patience {
 impl Patience {
     fn begin(log: &LogStream, last_lines: Duration) -> Self {
         let now = Instant::now();
+        // What lies in the pipe already is read in any case.
+        let last_lines = last_lines.max(LOOK);
         Self { last_lines, began: now, progress: log.progress(), last_progress: now, gave_up: false }
     }
 

@@ -17,7 +17,7 @@ use worker_protocol::{Message, record};
 /// Of types that nobody knows so many are told of.
 const MOST_UNKNOWN: usize = 100;
 
-/// How much of a line is kept for a report: more than is shown of it, for secrets are taken out before it is cut.
+/// A longer line is none for a report: what is secret is taken out of whole lines, and half a secret would not be known for one.
 const LONGEST_KEPT: usize = 4096;
 
 /// What the relay tells others of what it relays. Cheap to clone.
@@ -65,7 +65,19 @@ impl Traffic {
                 last.pop_front();
             }
             let line = line.strip_suffix(b"\r").unwrap_or(line);
-            last.push_back(String::from_utf8_lossy(&line[..line.len().min(LONGEST_KEPT)]).into_owned());
+            last.push_back(if line.len() > LONGEST_KEPT {
+                format!("[a line of {} bytes]", line.len())
+            } else {
+                String::from_utf8_lossy(line).into_owned()
+            });
+        }
+    }
+
+    /// Keeps that there was a piece of a line.
+    fn keep_piece(&self) {
+        const PIECE: &str = "[a line too long to be read as one]";
+        if self.last.lock().unwrap_or_else(PoisonError::into_inner).back().is_none_or(|last| last != PIECE) {
+            self.keep(PIECE.as_bytes());
         }
     }
 }
@@ -127,7 +139,7 @@ pub async fn errors(stream: impl AsyncRead + Unpin, log: LogStream, traffic: Tra
         reader.fill().await?;
         lines.begin();
         while let Some(line) = reader.next_held() {
-            lines.add_line(line.bytes);
+            lines.add_line(line.bytes, line.fragment);
             if lines.batch.is_full() {
                 lines.hand_over().await;
                 lines.begin();
@@ -191,7 +203,7 @@ impl Lines {
             }
             let line = reader.next_held()?;
             if line.fragment {
-                self.add_text(line.bytes);
+                self.add_text(line.bytes, true);
                 continue;
             }
             if let Some(record) = LogRecord::parse(line.bytes) {
@@ -200,7 +212,7 @@ impl Lines {
                 continue;
             }
             match Message::parse(line.bytes) {
-                Parsed::Text => self.add_text(line.bytes),
+                Parsed::Text => self.add_text(line.bytes, false),
                 Parsed::Message(Message::Log { body }) => {
                     // Writing to memory doesn't fail.
                     let _ = record::render(&body, self.scratch());
@@ -231,14 +243,17 @@ impl Lines {
     }
 
     /// A line or a piece of one, without its newline. What is no UTF-8 is made so.
-    fn add_text(&mut self, line: &[u8]) {
-        self.add_line(&as_utf8(line));
+    fn add_text(&mut self, line: &[u8], is_piece: bool) {
+        self.add_line(&as_utf8(line), is_piece);
     }
 
     /// The same, byte for byte.
-    fn add_line(&mut self, line: &[u8]) {
+    fn add_line(&mut self, line: &[u8], is_piece: bool) {
         self.traffic.note(1);
-        self.traffic.keep(line);
+        match is_piece {
+            true => self.traffic.keep_piece(),
+            false => self.traffic.keep(line),
+        }
         self.batch.line(line);
     }
 

@@ -487,6 +487,69 @@ fn the_workers_last_lines_are_reported_where_that_is_wanted_without_secrets() {
     assert!(report["description"].as_str().unwrap().contains("a complaint"), "{report}");
 }
 
+/// The lines of the worker that the report has.
+fn reported_lines(fixture: &Fixture) -> Vec<String> {
+    let report = fixture.simulator.world(|world| world.taskcluster.reports[0].clone());
+    let (_, lines) = report["description"].as_str().unwrap().split_once("\n\n").unwrap();
+    lines.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn what_a_secrets_file_holds_is_taken_out_of_reports_after_a_reboot_too() {
+    use base64::Engine;
+    let mut fixture = Fixture::with_cache(CloudKind::Google).rebooting();
+    let (pool, path) = (fixture.pool(), fixture.path("key"));
+    fixture.machine.config["report"] = json!({"workerLogLines": 3});
+    let content = base64::engine::general_purpose::STANDARD.encode("first line\ncanary-second-line\n");
+    let file = json!({"description": "d", "path": path, "content": content, "encoding": "base64", "format": "file"});
+    fixture.simulator.world(|world| {
+        world.taskcluster.put_secret(format!("worker-pool:{pool}"), json!({"config": {}, "files": [file]}));
+    });
+    fixture.boot().assert_code(67);
+    fixture.machine.script = json!(["hello", {"print": "it is canary-second-line!"}, {"exit": 1}]);
+    fixture.boot().assert_code(1).assert_not_logged("wrote the file");
+    assert_eq!(reported_lines(&fixture), ["it is [redacted]!"]);
+}
+
+#[test]
+fn the_last_of_many_lines_are_reported_and_of_long_ones_their_length() {
+    let mut fixture = Fixture::new(CloudKind::Google);
+    fixture.machine.config["report"] = json!({"workerLogLines": 100});
+    let lines = (0..60).map(|number| json!({"print": format!("{number} {}", "x".repeat(390))}));
+    let long = [5000, 300_000].map(|length| json!({"print": "y".repeat(length)}));
+    let script: Vec<Value> = [json!("hello")]
+        .into_iter()
+        .chain(lines)
+        .chain(long)
+        .chain([json!({"print": "last"}), json!({"exit": 1})])
+        .collect();
+    fixture.machine.script = script.into();
+    fixture.boot().assert_code(1);
+    let reported = reported_lines(&fixture);
+    let [.., line, long, longer, last] = reported.as_slice() else { panic!("{reported:?}") };
+    assert!(line.starts_with("59 ") && reported.len() > 20, "{reported:?}");
+    assert_eq!([long, longer, last], ["[a line of 5000 bytes]", "[a line too long to be read as one]", "last"]);
+}
+
+#[test]
+fn every_report_that_waits_at_the_workers_end_has_its_time() {
+    let report = |title: &str| json!({"message": {"type": "error-report", "kind": "k", "title": title, "description": "d", "extra": {}}});
+    let script = json!(["hello", report("one"), report("two"), report("three"), {"exit": 0}]);
+    let mut fixture = Fixture::new(CloudKind::Static).script(script.clone());
+    fixture.machine.config["report"] = json!({"timeout": "2s"});
+    fixture.simulator.fault("worker-pool-errors", 3, Fault::Delay(Duration::from_millis(900)));
+    fixture.boot().assert_code(0).assert_not_logged("could not be sent");
+    assert_eq!(fixture.simulator.world(|world| world.taskcluster.reports.len()), 3);
+
+    let mut fixture = Fixture::new(CloudKind::Static).script(script);
+    fixture.machine.config["report"] = json!({"timeout": "100ms"});
+    fixture.simulator.fault("worker-pool-errors", usize::MAX, Fault::Delay(Duration::from_secs(3600)));
+    let finished = fixture.boot();
+    let lost = finished.log.matches("cannot report an error to worker-manager within").count();
+    let left = finished.log.lines().find(|line| line.contains("could not be sent in time"));
+    assert!(lost == 3 || left.is_some(), "{}", finished.log);
+}
+
 #[test]
 fn the_same_failure_is_reported_once_however_often_we_are_started() {
     let mut fixture = Fixture::new(CloudKind::Static);

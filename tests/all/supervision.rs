@@ -254,6 +254,16 @@ fn a_slow_reader_of_the_log_slows_the_worker_and_not_us() {
     assert_eq!(String::from_utf8(log).unwrap().lines().filter(|line| line.contains(" line ")).count(), 100_000);
 }
 
+#[test]
+fn what_lies_in_the_pipe_at_the_workers_end_is_read_whatever_the_grace() {
+    let script = json!(["hello", {"lines": [2000, 100]}, {"message": {"type": "shutdown"}}, {"exit": 67}]);
+    let mut fixture = Fixture::with_cache(CloudKind::Google).script(script);
+    fixture.machine.config["protocol"] = json!({"outputGrace": 0});
+    let finished = fixture.boot();
+    finished.assert_code(67).assert_logged("the worker asks for this machine to be retired");
+    assert_eq!(finished.log.lines().filter(|line| line.contains(" line ")).count(), 2000);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_child_that_we_had_before_the_worker_is_left_alone() {

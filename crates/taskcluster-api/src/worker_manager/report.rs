@@ -10,9 +10,6 @@ use serde_json::{Map, Value};
 /// worker-manager accepts titles of this many characters (`worker-pool-error.json`).
 const MAX_TITLE: usize = 128;
 
-/// worker-manager accepts descriptions of this many characters (`worker-pool-error.json`).
-const MAX_DESCRIPTION: usize = 10_240;
-
 /// What a worker reports. Everything in it becomes public.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReportWorkerError {
@@ -27,6 +24,9 @@ pub struct ReportWorkerError {
 }
 
 impl ReportWorkerError {
+    /// worker-manager accepts descriptions of this many characters (`worker-pool-error.json`).
+    pub const MAX_DESCRIPTION: usize = 10_240;
+
     /// How much `extra` may hold, in bytes of JSON: the service sets no limit, memory does.
     const MAX_EXTRA: usize = 16 * 1024;
 
@@ -43,7 +43,7 @@ impl ReportWorkerError {
         Self {
             kind: valid_kind(&self.kind),
             title: clip(&self.title, MAX_TITLE),
-            description: clip(&self.description, MAX_DESCRIPTION),
+            description: clip(&self.description, Self::MAX_DESCRIPTION),
             extra,
         }
     }
