@@ -233,6 +233,9 @@ impl RunError {
             Self::RunnerConfig(RunnerConfigError::Unreadable { .. }) => {
                 "name a regular file that start-worker may read: start-worker runner.yml"
             }
+            Self::RunnerConfig(RunnerConfigError::Taken(_)) => {
+                "a second one would end the first one's machine: stop that first, or give this one a config of its own"
+            }
             Self::RunnerConfig(RunnerConfigError::Invalid { .. }) => {
                 "correct the file and try it with: start-worker check FILE"
             }

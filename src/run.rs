@@ -60,6 +60,7 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
     let mut signals = options.manager.signals().map_err(RunError::System)?;
     tracing::info!("start-worker {VERSION}");
     let config = runner_config::load(&options.runner_config)?.require()?;
+    let _ours_alone = runner_config::claim(&options.runner_config)?;
     runner_config::tighten(&options.runner_config);
     let boot = Arc::new(Boot::of(config, &options)?);
     let _alive = KeepAlive::begin(&boot.manager);

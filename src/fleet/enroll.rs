@@ -10,7 +10,7 @@ use super::plan::{Enrolled, Plan, document, in_a_year};
 use super::runner_config::{self, Description};
 use crate::cli::EnrollArguments;
 use crate::error::Chain;
-use crate::platform::{self, FolderLock};
+use crate::platform::{self, Lock};
 use crate::private_file::{self, Durability};
 use crate::runner_config::StaticConfig;
 use jiff::Timestamp;
@@ -49,7 +49,7 @@ pub(super) async fn enroll(arguments: &EnrollArguments) -> Result<(), FleetError
 }
 
 /// Two processes that write configs into one folder would take each other's for their own.
-pub(super) fn lock(folder: &Path) -> Result<FolderLock, FleetError> {
+pub(super) fn lock(folder: &Path) -> Result<Lock, FleetError> {
     platform::lock_folder(folder).map_err(|source| FleetError::Lock { folder: folder.to_owned(), source })
 }
 

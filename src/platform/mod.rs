@@ -26,10 +26,10 @@ pub use memory_events::{MemoryEvents, MemoryWatch};
 pub use service_manager::{Controls, LastWord, Scm};
 pub use service_manager::{KeepAlive, ServiceManager, Word};
 pub use system::{
-    FolderLock, PRIVATE, Sid, access, become_subreaper, chown, create_file, create_for, device_of, filesystem_of,
+    Lock, PRIVATE, Sid, access, become_subreaper, chown, create_file, create_for, device_of, filesystem_of,
     inherit_access, is_session_of_services, lock_folder, looseness, make_folder, make_link, make_private,
     open_regular_file, prefer_to_survive, remove_file, replace, require_trusted_owner, set_mode, shut_down,
-    sync_filesystem, sync_folder, up_time,
+    sync_filesystem, sync_folder, try_lock_file, up_time,
 };
 #[cfg(windows)]
 pub use windows::{

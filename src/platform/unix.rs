@@ -100,22 +100,34 @@ pub fn replace(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
-/// A folder that one process at a time works in: until it is dropped, or the process is gone.
-pub struct FolderLock(#[allow(dead_code)] Flock<File>); // held, never looked at
+/// A file or folder that is one process's at a time: until it is dropped, or the process is gone.
+pub struct Lock(#[allow(dead_code)] Flock<File>); // held, never looked at
+
+/// Takes a file for this process; none where another has it.
+///
+/// # Errors
+/// What opening it or taking it answers.
+pub fn try_lock_file(path: &Path) -> io::Result<Option<Lock>> {
+    match Flock::lock(File::open(path)?, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(Lock(lock))),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => Err(error.into()),
+    }
+}
 
 /// Takes a folder for itself; waits while another process has it, and says so.
 ///
 /// # Errors
 /// What opening it or taking it answers.
-pub fn lock_folder(folder: &Path) -> io::Result<FolderLock> {
+pub fn lock_folder(folder: &Path) -> io::Result<Lock> {
     match Flock::lock(File::open(folder)?, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(FolderLock(lock)),
+        Ok(lock) => Ok(Lock(lock)),
         Err((file, Errno::EWOULDBLOCK)) => {
             tracing::info!("waiting for another process that works in {}", folder.display());
             let mut file = file;
             loop {
                 match Flock::lock(file, FlockArg::LockExclusive) {
-                    Ok(lock) => return Ok(FolderLock(lock)),
+                    Ok(lock) => return Ok(Lock(lock)),
                     Err((again, Errno::EINTR)) => file = again,
                     Err((_, error)) => return Err(error.into()),
                 }

@@ -244,6 +244,9 @@ pub enum RunnerConfigError {
         #[source]
         source: io::Error,
     },
+    /// Another process runs a worker with it.
+    #[error("another start-worker runs with {} already", .0.display())]
+    Taken(PathBuf),
     /// It holds mistakes.
     #[error("{}", list(path, problems))]
     Invalid {
@@ -306,6 +309,22 @@ fn one_file_twice(path: &Path, sections: &Sections) -> Option<Problem> {
         seen.push((name, place));
     }
     None
+}
+
+/// Takes the file for this process: two runs would have one identity, and the end of one would be that of the other's machine. A
+/// filesystem that knows no locks is no reason not to boot.
+///
+/// # Errors
+/// Where another process has it.
+pub fn claim(path: &Path) -> Result<Option<platform::Lock>, RunnerConfigError> {
+    match platform::try_lock_file(path) {
+        Ok(Some(lock)) => Ok(Some(lock)),
+        Ok(None) => Err(RunnerConfigError::Taken(path.to_owned())),
+        Err(error) => {
+            tracing::debug!("cannot lock {}: {error}", path.display());
+            Ok(None)
+        }
+    }
 }
 
 /// Takes reading and writing of the file away from others, where it is ours and they have it. What is in it may

@@ -273,6 +273,24 @@ fn a_machine_that_is_drained_while_its_worker_waits_to_be_started_again_is_retir
 }
 
 #[test]
+fn a_second_start_worker_leaves_the_first_ones_machine_alone() {
+    let fixture = Fixture::with_cache(CloudKind::Google).script(obedient());
+    let mut running = fixture.start();
+    running.wait_for("said hello");
+    let config = fs::read(fixture.machine.worker_config()).unwrap();
+    fixture.boot().assert_code(10).assert_logged("another start-worker runs with").assert_logged("hint:");
+    assert_eq!(fs::read(fixture.machine.worker_config()).unwrap(), config);
+    assert_eq!((removals(&fixture), fixture.simulator.count("/worker/register")), (0, 1));
+    // Whatever became of the first one.
+    running.signal(Signal::SIGKILL);
+    running.finish();
+    let mut running = fixture.start();
+    running.wait_for("said hello");
+    running.signal(Signal::SIGTERM);
+    running.finish().assert_code(71);
+}
+
+#[test]
 fn a_machine_of_ones_own_has_no_tombstone() {
     for exit in [0, 1] {
         let mut fixture = Fixture::with_cache(CloudKind::Static).script(json!(["hello", {"exit": exit}]));

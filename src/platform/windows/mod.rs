@@ -264,23 +264,45 @@ fn patiently<T>(held: &[u32], mut action: impl FnMut() -> io::Result<T>) -> io::
     }
 }
 
-/// A folder that one process at a time works in: until it is dropped, or the process is gone.
-pub struct FolderLock(#[allow(dead_code)] File); // held, never looked at
+/// A file or folder that is one process's at a time: until it is dropped, or the process is gone.
+pub struct Lock(#[allow(dead_code)] File); // held, never looked at
+
+/// Takes a file for this process; none where another has it. The file itself is to be read and replaced by others, so another
+/// one beside it is what is taken, which is deleted with its last handle.
+///
+/// # Errors
+/// What opening that answers.
+pub fn try_lock_file(path: &Path) -> io::Result<Option<Lock>> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".start-worker-lock");
+    let path = path.with_file_name(name);
+    match patiently(&[ERROR_ACCESS_DENIED], || open_lock(&path)) {
+        Ok(file) => Ok(Some(Lock(file))),
+        Err(error) if says(&error, ERROR_SHARING_VIOLATION) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Access is denied for a moment while it is being deleted.
+fn open_lock(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).share_mode(0).custom_flags(FILE_FLAG_DELETE_ON_CLOSE);
+    options.open(path)
+}
 
 /// Takes a folder for itself; waits while another process has it, and says so. A folder can't be locked itself: a file
 /// in it that nobody else may open is, and is deleted with its last handle.
 ///
 /// # Errors
 /// What opening it answers.
-pub fn lock_folder(folder: &Path) -> io::Result<FolderLock> {
+pub fn lock_folder(folder: &Path) -> io::Result<Lock> {
     const LOOK: Duration = Duration::from_millis(100);
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).share_mode(0).custom_flags(FILE_FLAG_DELETE_ON_CLOSE);
     let path = folder.join(".start-worker-lock");
     let (mut waits, mut denials) = (false, 0);
     loop {
-        let error = match options.open(&path) {
-            Ok(file) => return Ok(FolderLock(file)),
+        let error = match open_lock(&path) {
+            Ok(file) => return Ok(Lock(file)),
             Err(error) => error,
         };
         match error.raw_os_error().map(i32::cast_unsigned) {
@@ -290,7 +312,6 @@ pub fn lock_folder(folder: &Path) -> io::Result<FolderLock> {
                 }
                 waits = true;
             }
-            // So it is while the file is being deleted, which takes a moment.
             Some(ERROR_ACCESS_DENIED) if denials < 50 => denials += 1,
             _ => return Err(error),
         }
