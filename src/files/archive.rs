@@ -71,8 +71,8 @@ pub fn unpack(
             }
             Kind::File => {
                 platform::make_folders(platform::folder_of(&target)).map_err(failed)?;
-                budget -= copy(&mut entry, &target, budget, privacy).map_err(failed)?;
-                platform::set_mode(&target, mode_of(&entry).unwrap_or(mode)).map_err(failed)?;
+                let mode = mode_of(&entry).unwrap_or(mode);
+                budget -= copy(&mut entry, &target, budget, (mode, privacy)).map_err(failed)?;
             }
             Kind::Link => {}
         }
@@ -183,11 +183,20 @@ fn inside(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-fn copy(entry: &mut ZipFile<'_, impl Read>, target: &Path, budget: u64, privacy: Privacy) -> io::Result<u64> {
+fn copy(
+    entry: &mut ZipFile<'_, impl Read>,
+    target: &Path,
+    budget: u64,
+    (mode, privacy): (u32, Privacy),
+) -> io::Result<u64> {
     // Private until it has its mode: the archive may be a secret's.
     let mut file: File = platform::create_file(target, privacy)?;
     let copied = io::copy(&mut entry.take(budget.saturating_add(1)), &mut file)?;
-    if copied > budget { Err(io::Error::other(TOO_LARGE)) } else { Ok(copied) }
+    if copied > budget {
+        return Err(io::Error::other(TOO_LARGE));
+    }
+    platform::set_mode(&file, mode)?;
+    Ok(copied)
 }
 
 /// Makes the links. None climbs out as it is written; here none may lead out as the operating system resolves it.

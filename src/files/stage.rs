@@ -40,7 +40,7 @@ pub fn place(files: &[FileSpec]) -> Result<(), FilesError> {
         item.move_in(&item.from, &item.to).map_err(|(path, source)| item.error("move into place", path, source))?;
         for (folder, mode) in ours.into_iter().rev() {
             let path = item.to.join(folder);
-            platform::set_mode(&path, *mode).map_err(|source| item.error("set the mode of", path, source))?;
+            platform::set_folder_mode(&path, *mode).map_err(|source| item.error("set the mode of", path, source))?;
         }
         tracing::info!("wrote the file {}", item.spec);
     }
@@ -155,8 +155,8 @@ fn stage(index: usize, spec: &FileSpec) -> Result<Staged<'_>, FilesError> {
     let mut staged = Staged { spec, from, to, folders: FolderModes::new() };
     match spec.format {
         Format::File => {
-            write_file(&staged.from, spec).map_err(unwritten)?;
-            finish_file(&staged.from, spec).map_err(fail("write", &spec.path))?;
+            let file = write_file(&staged.from, spec).map_err(unwritten)?;
+            finish_file(&file, &staged.from, spec).map_err(fail("write", &spec.path))?;
         }
         Format::Zip => {
             // Nothing of an archive is unpacked that is not what it should be.
@@ -171,27 +171,28 @@ fn stage(index: usize, spec: &FileSpec) -> Result<Staged<'_>, FilesError> {
     Ok(staged)
 }
 
-fn write_file(path: &Path, spec: &FileSpec) -> Result<(), ContentError> {
-    let mut file: File = platform::create_file(path, spec.privacy()).map_err(ContentError::Write)?;
-    spec.write_content(&mut file)
+fn write_file(path: &Path, spec: &FileSpec) -> Result<File, ContentError> {
+    let mut file = platform::create_file(path, spec.privacy()).map_err(ContentError::Write)?;
+    spec.write_content(&mut file)?;
+    Ok(file)
 }
 
-fn finish_file(path: &Path, spec: &FileSpec) -> io::Result<()> {
+fn finish_file(file: &File, path: &Path, spec: &FileSpec) -> io::Result<()> {
     if spec.owner.is_some() || spec.group.is_some() {
         platform::chown(path, spec.owner.as_deref(), spec.group.as_deref(), spec.privacy())?;
     }
     // After the owner: changing that takes the set-user-id bit away.
-    platform::set_mode(path, spec.mode())
+    platform::set_mode(file, spec.mode())
 }
 
+/// A folder after what is in it: whoever has it may put a link in the place of that.
 fn chown_all(path: &Path, spec: &FileSpec) -> io::Result<()> {
-    platform::chown(path, spec.owner.as_deref(), spec.group.as_deref(), spec.privacy())?;
     if fs::symlink_metadata(path)?.is_dir() {
         for entry in fs::read_dir(path)? {
             chown_all(&entry?.path(), spec)?;
         }
     }
-    Ok(())
+    platform::chown(path, spec.owner.as_deref(), spec.group.as_deref(), spec.privacy())
 }
 
 /// Where moving would put a folder over something else, or something else over a folder, nothing is moved.

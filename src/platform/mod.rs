@@ -28,8 +28,8 @@ pub use service_manager::{KeepAlive, ServiceManager, Word};
 pub use system::{
     Lock, PRIVATE, Sid, access, become_subreaper, chown, create_file, create_for, device_of, filesystem_of,
     inherit_access, is_session_of_services, lock_folder, looseness, make_folder, make_link, make_private,
-    open_regular_file, prefer_to_survive, remove_file, replace, require_trusted_owner, set_mode, shut_down,
-    sync_filesystem, sync_folder, try_lock_file, up_time,
+    open_regular_file, prefer_to_survive, remove_file, replace, require_trusted_owner, set_folder_mode, set_mode,
+    shut_down, sync_filesystem, sync_folder, try_lock_file, up_time,
 };
 #[cfg(windows)]
 pub use windows::{
@@ -164,7 +164,7 @@ pub fn make_folders(path: &Path) -> io::Result<()> {
         path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
     for folder in missing.into_iter().rev() {
         match fs::create_dir(folder) {
-            Ok(()) => set_mode(folder, 0o755)?,
+            Ok(()) => set_folder_mode(folder, 0o755)?,
             // Somebody else made it meanwhile.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
             Err(error) => return Err(error),

@@ -170,8 +170,17 @@ pub fn inherit_access(_path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// What changing them answers.
-pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
-    fs::set_permissions(path, Permissions::from_mode(mode))
+pub fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    file.set_permissions(Permissions::from_mode(mode))
+}
+
+/// The same for a folder, and not for what a link in its place leads to: it may be in a folder of somebody else's.
+///
+/// # Errors
+/// What opening it or changing them answers.
+pub fn set_folder_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    set_mode(&OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?, mode)
 }
 
 /// Gives a file or folder to a user and a group, each by name or number.

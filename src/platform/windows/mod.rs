@@ -336,7 +336,15 @@ pub fn device_of(_metadata: &Metadata) -> u64 {
 ///
 /// # Errors
 /// Never.
-pub fn set_mode(_path: &Path, _mode: u32) -> io::Result<()> {
+pub fn set_mode(_file: &File, _mode: u32) -> io::Result<()> {
+    Ok(())
+}
+
+/// The same.
+///
+/// # Errors
+/// Never.
+pub fn set_folder_mode(_path: &Path, _mode: u32) -> io::Result<()> {
     Ok(())
 }
 
