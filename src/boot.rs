@@ -56,8 +56,8 @@ pub struct Boot {
     pub stages: Stages,
     /// What the worker's `oom_score_adj` is set back to.
     oom_score_adj: Option<String>,
-    /// Whether worker-manager has been asked to register the machine, and has not answered.
-    is_registering: AtomicBool,
+    /// Whether worker-manager has been asked for credentials that it gives once, and has not answered.
+    is_asking: AtomicBool,
 }
 
 /// What a boot begins with.
@@ -101,7 +101,7 @@ impl Boot {
             manager: options.manager.clone(),
             stages: Stages::begin(options.began),
             oom_score_adj: platform::prefer_to_survive(),
-            is_registering: AtomicBool::new(false),
+            is_asking: AtomicBool::new(false),
             config,
         })
     }
@@ -142,7 +142,9 @@ impl Boot {
         let worker = kept.admitted().identity.worker();
         let mut tries = Tries::begin(RetryPolicy::persistent(REVIVAL));
         while let Some(lease) = kept.admitted().lease.clone() {
-            let (error, is_final) = match registration::renew(&client, &worker, &lease.secret).await {
+            self.is_asking.store(true, Ordering::Relaxed);
+            let renewed = registration::renew(&client, &worker, &lease.secret).await;
+            let (error, is_final) = match renewed {
                 Ok(renewal) => {
                     tracing::warn!(
                         "by this machine's clock its credentials ended at {expired:.0}: is the clock right?"
@@ -159,6 +161,7 @@ impl Boot {
                 }
                 Err(RenewalError::Refused(error)) => (error, true),
             };
+            self.is_asking.store(false, Ordering::Relaxed);
             let Some(pause) = tries.next_pause(error.retry_after()).filter(|_| !is_final) else {
                 tracing::warn!("cannot renew the credentials: {}", error.failure);
                 break;
@@ -169,14 +172,15 @@ impl Boot {
         Admission::Lost(kept, client, Box::new(RunError::Expired { expired }))
     }
 
-    /// Keeps a registration that is under way when we are told to stop: its answer is the machine, and worker-manager gives it
-    /// once. Where no run is kept, what starts next retires the machine. Whoever tells us again waits no longer.
+    /// Keeps a registration that is under way when we are told to end: its answer is the machine, and worker-manager gives it
+    /// once. Where no run is kept, or none is wanted, what starts next retires the machine. Whoever tells us again waits no longer.
     pub async fn keep_what_arrives(
         &self,
         admitting: impl Future<Output = Result<Admission, RunError>>,
+        request: Request,
         signals: &mut StopSignals,
     ) {
-        if !self.is_cloud() || !self.is_registering.load(Ordering::Relaxed) {
+        if !self.is_cloud() || !self.is_asking.load(Ordering::Relaxed) {
             return;
         }
         let patience = self.config.settings.stop.grace;
@@ -187,7 +191,8 @@ impl Boot {
             () = signals.told_to_stop() => return,
         };
         if let Ok(Ok(Admission::Run(kept, _))) = arrived {
-            let kept = if self.cache.keeps() { kept } else { Kept::Retiring(Tombstone::of(kept.admitted(), true)) };
+            let goes_on = self.cache.keeps() && request == Request::Stop;
+            let kept = if goes_on { kept } else { Kept::Retiring(Tombstone::of(kept.admitted(), true)) };
             self.cache.keep(&kept).await;
         }
     }
@@ -288,10 +293,10 @@ impl Boot {
             None => Client::with_user_agent(found.identity.root_url.clone(), USER_AGENT)?,
         };
         tracing::debug!("registering with {}", client.root_url());
-        self.is_registering.store(true, Ordering::Relaxed);
+        self.is_asking.store(true, Ordering::Relaxed);
         let admitting = registration::admit(&client, &*self.provider, found, self.is_cloud());
         let admitted = admitting.instrument(stage("register")).await;
-        self.is_registering.store(false, Ordering::Relaxed);
+        self.is_asking.store(false, Ordering::Relaxed);
         let admitted = admitted.map_err(|source| RunError::Registration { source, cache })?;
         self.stages.done("register");
         if let Some(lease) = &admitted.lease {

@@ -36,6 +36,8 @@ pub struct End {
     place: Place,
     /// Whether a signal told us to end.
     signalled: bool,
+    /// What is left to whatever starts here next, for init leaves no time for it: to have the machine removed, or to shut it down.
+    left_over: Option<LeftOver>,
     /// Whether the worker asked for the machine to be retired.
     asks_for_retirement: bool,
     /// Whether the machine has been retired already.
@@ -47,6 +49,13 @@ pub struct End {
     client: Client,
     redactor: Redactor,
     signals: Option<StopSignals>,
+}
+
+/// What the next start does first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LeftOver {
+    Removal,
+    Shutdown,
 }
 
 /// What another run of the worker begins with.
@@ -87,6 +96,7 @@ impl End {
             report,
             place: place(boot, habits.leaves_reboots_to_others),
             signalled: facts.signalled,
+            left_over: None,
             asks_for_retirement,
             retired,
             // Where we end for another reason, the cloud's own time stands.
@@ -106,6 +116,7 @@ impl End {
             report: None,
             place: place(boot, false),
             signalled: false,
+            left_over: None,
             asks_for_retirement: false,
             retired: false,
             to_acknowledge: Vec::new(),
@@ -151,15 +162,57 @@ pub async fn conclude(boot: &Boot, mut end: End) -> Option<Again> {
     let retirement = match end.outcome.retirement(end.place, &boot.config.settings) {
         // It comes back for nothing.
         Retirement::Reboot if end.asks_for_retirement => Retirement::RemoveWorker,
-        // Whoever sent it ends everything, and starts what there is to be started.
-        Retirement::RestartWorker if end.signalled => Retirement::LeaveRunning,
         usual => usual,
+    };
+    // Init ends everything, and may be in the midst of a reboot; but not where it only ends a unit that is out of memory.
+    let ends_all = end.signalled && end.outcome != RunOutcome::OutOfMemory;
+    let retirement = if ends_all || (end.signalled && retirement == Retirement::RestartWorker) {
+        end.left_over = left_over(end.place, end.outcome, retirement);
+        Retirement::LeaveRunning
+    } else {
+        retirement
     };
     let signals = carry_out(boot, &mut end, retirement).await?;
     (retirement == Retirement::RestartWorker && !end.retired).then_some(Again { kept: end.kept, signals })
 }
 
-/// Retires a cloud's machine whose worker was to be started again, and is not: too often it was, or it was drained meanwhile.
+/// What a signal leaves to the next start of what was to become of a cloud's machine.
+const fn left_over(place: Place, outcome: RunOutcome, retirement: Retirement) -> Option<LeftOver> {
+    match retirement {
+        _ if !place.is_cloud => None,
+        Retirement::RemoveWorker => Some(LeftOver::Removal),
+        Retirement::ShutDownHost => Some(LeftOver::Shutdown),
+        // Nothing can go on here; but where the runner config has a machine left for somebody to look at, it is.
+        Retirement::LeaveRunning if matches!(outcome, RunOutcome::Signalled) && place.is_lost_by_reboot() => {
+            Some(LeftOver::Removal)
+        }
+        Retirement::RestartWorker if place.is_lost_by_reboot() => Some(LeftOver::Removal),
+        // A reboot is under way.
+        Retirement::Reboot | Retirement::LeaveRunning | Retirement::RestartWorker => None,
+    }
+}
+
+/// Leaves a registered machine at a signal, as it is: what starts here next retires it where it could not go on.
+pub async fn leave(boot: &Boot, kept: &Kept) {
+    if place(boot, false).is_lost_by_reboot() {
+        tracing::info!("the next start retires this machine: it registers only once, and its run is not kept");
+        boot.cache.keep(&Kept::Retiring(Tombstone::of(kept.admitted(), true))).await;
+    }
+}
+
+/// What follows a drain that comes while the worker waits to be started again.
+pub async fn drain(boot: &Boot, again: Again) {
+    if let Ok(client) = Boot::client_of(again.kept.admitted()) {
+        let mut end = End { signals: Some(again.signals), ..End::of_drain(boot, again.kept, client) };
+        let retirement = match end.outcome.retirement(end.place, &boot.config.settings) {
+            Retirement::RestartWorker => Retirement::LeaveRunning,
+            usual => usual,
+        };
+        carry_out(boot, &mut end, retirement).await;
+    }
+}
+
+/// Retires a cloud's machine whose worker was to be started again, but too often.
 pub async fn give_up(boot: &Boot, again: Again, outcome: RunOutcome) {
     if let (true, Ok(client)) = (boot.is_cloud(), Boot::client_of(again.kept.admitted())) {
         let mut end = End { outcome, signals: Some(again.signals), ..End::of_nothing(boot, again.kept, client) };
@@ -180,6 +233,9 @@ async fn carry_out(boot: &Boot, end: &mut End, retirement: Retirement) -> Option
         () = follow(boot, end, retirement) => Some(signals),
         () = signals.told_to_stop() => {
             tracing::info!("told to stop: leaving the machine as it is");
+            if retirement == Retirement::RestartWorker {
+                leave(boot, &end.kept).await;
+            }
             None
         }
     }
@@ -216,8 +272,8 @@ async fn follow(boot: &Boot, end: &End, retirement: Retirement) {
             }
         }
         Retirement::LeaveRunning => {
-            if is_lost(end) {
-                bury(boot, end, true).await;
+            if let Some(left_over) = end.left_over {
+                bury(boot, end, left_over == LeftOver::Removal).await;
             }
             report.await;
             acknowledge(boot, end).await;
@@ -227,12 +283,6 @@ async fn follow(boot: &Boot, end: &End, retirement: Retirement) {
             acknowledge(boot, end).await;
         }
     }
-}
-
-/// Whether a signal ended a machine's use: what starts there next could not register it, so it retires it. Where the runner
-/// config has it left for somebody to look at, nothing does.
-fn is_lost(end: &End) -> bool {
-    end.outcome == RunOutcome::Signalled && end.place.is_lost_by_reboot()
 }
 
 async fn remove(boot: &Boot, end: &End) {
@@ -284,9 +334,8 @@ fn what_follows(retirement: Retirement, boot: &Boot, end: &End) -> String {
             let grace = boot.config.settings.retirement.reboot_grace;
             format!("this machine is rebooted, at the latest in {} s", grace.as_secs_f32())
         }
-        Retirement::LeaveRunning if is_lost(end) => {
-            "this machine is left as it is, and removed by the next start: it registers only once, and its run is not kept"
-                .to_owned()
+        Retirement::LeaveRunning if end.left_over.is_some() => {
+            "this machine is left as it is, and the next start retires it".to_owned()
         }
         Retirement::LeaveRunning => "this machine is left as it is".to_owned(),
         Retirement::RestartWorker => "the worker is started again".to_owned(),

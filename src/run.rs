@@ -7,7 +7,6 @@ use crate::cache::Kept;
 use crate::conclusion::{self, End, TOLD_TO_STOP};
 use crate::error::RunError;
 use crate::logging::LogStream;
-use crate::outcome::RunOutcome;
 use crate::platform::{KeepAlive, ServiceManager, Word};
 use crate::provider::metadata_http::MetadataService;
 use crate::restart::Restarts;
@@ -68,14 +67,21 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
     let (mut kept, mut restarted) = (None, false);
     loop {
         boot.manager.tell(Word::Status("learning who this machine is"));
-        let mut admitting = Box::pin(boot.admit(kept.take()));
+        let before = kept.take();
+        let mut admitting = Box::pin(boot.admit(before.clone()));
         let admitted = tokio::select! {
             admitted = &mut admitting => admitted,
             // There is no worker to drain, and there need not be one.
-            Request::Stop | Request::Drain = signals.next() => {
-                tracing::info!("told to stop before there was a worker");
-                boot.keep_what_arrives(admitting, &mut signals).await;
-                return Ok(TOLD_TO_STOP);
+            request = signals.next() => {
+                tracing::info!("told to {request} before there was a worker");
+                match before {
+                    Some(kept) => conclusion::leave(&boot, &kept).await,
+                    None => boot.keep_what_arrives(admitting, request, &mut signals).await,
+                }
+                return Ok(match request {
+                    Request::Stop => TOLD_TO_STOP,
+                    Request::Drain => 0,
+                });
             }
         };
         // From here on the machine is worker-manager's: whatever fails is reported, and a cloud's machine retired.
@@ -104,10 +110,13 @@ pub async fn run(options: RunOptions, log: LogStream) -> Result<u8, RunError> {
                 boot.stages.begin_again();
                 (kept, signals, restarted) = (Some(again.kept), again.signals, true);
             }
-            Wait::Told(Request::Stop) => return Ok(code),
-            Wait::Told(Request::Drain) => {
-                Box::pin(conclusion::give_up(&boot, again, RunOutcome::Drained)).await;
+            Wait::Told(Request::Stop) => {
+                conclusion::leave(&boot, &again.kept).await;
                 return Ok(code);
+            }
+            Wait::Told(Request::Drain) => {
+                Box::pin(conclusion::drain(&boot, again)).await;
+                return Ok(0);
             }
             Wait::TooMany => {
                 Box::pin(conclusion::give_up(&boot, again, outcome)).await;

@@ -263,7 +263,7 @@ impl Life {
             });
         }
         // A renewal may have been answered to nobody, or not have been kept yet.
-        self.loses_credentials |= end != End::Itself;
+        self.loses_credentials |= end == End::Killed;
         (end, running.finish())
     }
 

@@ -8,6 +8,8 @@ $data = Join-Path $env:ProgramData 'start-worker'
 # The system's and the administrators', by number, for names are translated.
 $trusted = 'S-1-5-18', 'S-1-5-32-544'
 function Assert-Trusted($path) {
+    $link = (Get-Item -LiteralPath $path -Force).Attributes -band [IO.FileAttributes]::ReparsePoint
+    if ($link) { throw "$path leads elsewhere: look at it, and move it away" }
     $owner = (Get-Acl -LiteralPath $path).GetOwner([Security.Principal.SecurityIdentifier]).Value
     if ($trusted -notcontains $owner) { throw "$path belongs to ${owner}: look at what is in it, and move it away" }
 }
@@ -21,6 +23,8 @@ $access.SetSecurityDescriptorSddlForm('O:BAD:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)',
 Set-Acl -LiteralPath $data -AclObject $access
 Copy-Item (Join-Path $PSScriptRoot 'start-worker.exe') $program -Force
 $config = Join-Path $data 'runner.yml'
+$logs = Join-Path $data 'logs'
+if (Test-Path -LiteralPath $logs) { Assert-Trusted $logs }
 if (Test-Path -LiteralPath $config) { Assert-Trusted $config } else { Copy-Item (Join-Path $PSScriptRoot 'runner.yml') $config }
 
 $startWorker = Join-Path $program 'start-worker.exe'

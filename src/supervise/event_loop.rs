@@ -304,9 +304,7 @@ impl Loop {
         match task {
             Task::Output | Task::Errors | Task::Watch => Some(Event::PartLost(task.name())),
             Task::Input => Some(Event::InputClosed),
-            Task::Renewal | Task::Registration => {
-                Some(Event::Renewed(Err(NotRenewed::Failed { reason: "our own task failed".to_owned(), asked: None })))
-            }
+            Task::Renewal | Task::Registration => Some(Event::Renewed(Err(NotRenewed::failed("our own task failed")))),
             Task::CacheWrite => Some(Event::CacheWritten(false)),
             Task::Question => Some(Event::ManagerSays(Err("our own task failed".to_owned()))),
             Task::Report => {
@@ -446,7 +444,8 @@ impl Loop {
             registration::renew(&client, &worker, &lease.secret).await.map_err(|error| match error {
                 RenewalError::Refused(_) => NotRenewed::Refused(error.to_string()),
                 RenewalError::Failed(ref failed) => {
-                    NotRenewed::Failed { asked: failed.retry_after(), reason: error.to_string() }
+                    let (asked, unauthorized) = (failed.retry_after(), failed.status() == Some(401));
+                    NotRenewed::Failed { asked, unauthorized, reason: error.to_string() }
                 }
             })
         });
@@ -457,7 +456,7 @@ impl Loop {
         let (client, provider) = (self.client.clone(), Arc::clone(&self.provider));
         let is_cloud = self.terms.is_cloud;
         self.spawn_renewal(Task::Registration, async move {
-            let failed = |error: &dyn std::fmt::Display| NotRenewed::Failed { reason: error.to_string(), asked: None };
+            let failed = |error: &dyn std::fmt::Display| NotRenewed::failed(error);
             let found: Found = provider.identify(&|_| {}).await.map_err(|error| failed(&error))?;
             let admitted = registration::admit(&client, &*provider, found, is_cloud).await;
             let admitted = admitted.map_err(|error| failed(&taskcluster_api::Chain(&error)))?;

@@ -98,7 +98,16 @@ pub enum NotRenewed {
         reason: String,
         /// How long the service asks to be left alone.
         asked: Option<Duration>,
+        /// Whether the service does not believe who we are.
+        unauthorized: bool,
     },
+}
+
+impl NotRenewed {
+    /// For this reason, which is not the service's.
+    pub fn failed(reason: impl fmt::Display) -> Self {
+        Self::Failed { reason: reason.to_string(), asked: None, unauthorized: false }
+    }
 }
 
 /// A time that the supervisor waits for.
@@ -250,6 +259,8 @@ pub struct Supervisor {
     heard_end: Option<Timestamp>,
     /// When the worker was last sent credentials.
     sent_at: Option<Timestamp>,
+    /// Whether the end of the credentials says nothing, for it had passed by our clock when they were made.
+    is_blind: bool,
     /// How many tries to renew have failed in a row, and since when.
     failing: Option<(usize, Timestamp)>,
     renewing: bool,
@@ -280,6 +291,7 @@ impl Supervisor {
             unsent: None,
             heard_end: None,
             sent_at: None,
+            is_blind: false,
             failing: None,
             renewing: false,
             waited_for_renewal: false,
@@ -828,6 +840,11 @@ impl Supervisor {
         if self.ended.is_some() {
             return;
         }
+        // Nothing tells us when they end, but for this.
+        let reason = match reason {
+            NotRenewed::Failed { reason, unauthorized: true, .. } if self.is_blind => NotRenewed::Refused(reason),
+            other => other,
+        };
         let refused = matches!(reason, NotRenewed::Refused(_));
         match reason {
             NotRenewed::Refused(reason) | NotRenewed::Failed { reason, .. }
@@ -848,7 +865,7 @@ impl Supervisor {
                 actions.push(Action::Disarm(Deadline::Renewal));
                 self.order(Order { cause: StopCause::Credentials, finish_tasks: true, deadline: None }, now, actions);
             }
-            NotRenewed::Failed { reason, asked } => {
+            NotRenewed::Failed { reason, asked, unauthorized: _ } => {
                 let pause = self.renewal_pause(now, asked);
                 warning(
                     actions,
@@ -884,7 +901,8 @@ impl Supervisor {
 
     fn arm_renewal(&mut self, soonest: Timestamp, now: Timestamp, actions: &mut Vec<Action>) {
         let Some(lease) = &self.lease else { return };
-        if lease.expires <= now {
+        self.is_blind = lease.expires <= now;
+        if self.is_blind {
             // They were made a moment ago: it is our clock that is wrong.
             error(actions, format_args!("by this machine's clock these credentials have ended already: is it right?"));
             actions.push(Action::Arm(Deadline::Renewal, later(now, BETWEEN_BLIND_RENEWALS)));
@@ -901,6 +919,9 @@ impl Supervisor {
     /// A worker needs its credentials to resolve its tasks, so it ends some time before they do, but not in the first
     /// half of the time that is left.
     fn arm_credentials_end(&self, end: Timestamp, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.is_blind {
+            return;
+        }
         let half = SignedDuration::from_nanos_i128((end.duration_since(now).as_nanos() / 2).max(0));
         let before = signed(self.terms.settings.interruption.abort_before).min(half);
         actions.push(Action::Arm(Deadline::CredentialsEnd, end.saturating_sub(before).unwrap_or(end)));

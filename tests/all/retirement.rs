@@ -229,7 +229,7 @@ fn a_cloud_machine_whose_run_is_not_kept_is_retired_by_the_start_after_a_signal(
     let mut running = fixture.start();
     running.wait_for("said hello");
     running.signal(Signal::SIGTERM);
-    running.finish().assert_code(71).assert_logged("left as it is, and removed by the next start");
+    running.finish().assert_code(71).assert_logged("left as it is, and the next start retires it");
     assert!(removals(&fixture) == 0 && fixture.machine.shutdowns().is_empty());
     fixture.machine_is_retired_by_its_next_start();
     assert_eq!((fixture.simulator.count("/worker/register"), removals(&fixture)), (1, 1));
@@ -267,9 +267,56 @@ fn a_machine_that_is_drained_while_its_worker_waits_to_be_started_again_is_retir
         let mut running = fixture.start();
         running.wait_for("starting the worker again in");
         running.signal(Signal::SIGUSR1);
-        running.finish().assert_code(1).assert_logged("told to drain: the worker is not started again");
+        running.finish().assert_code(0).assert_logged("told to drain: the worker is not started again");
         assert_eq!(removals(&fixture), removed);
     }
+    // What the runner config says of a drain holds.
+    let mut fixture = Fixture::with_cache(CloudKind::Google).script(json!(["hello", {"exit": 1}]));
+    fixture.machine.config["retirement"] = json!({"onFailure": "restart", "onDrained": "leave"});
+    fixture.machine.config["restart"] = json!({"firstPause": "5m"});
+    let mut running = fixture.start();
+    running.wait_for("starting the worker again in");
+    running.signal(Signal::SIGUSR1);
+    running.finish().assert_code(0);
+    assert_eq!(removals(&fixture), 0);
+}
+
+#[test]
+fn a_signal_before_the_worker_is_started_again_leaves_no_machine_that_can_only_fail() {
+    let mut fixture = Fixture::new(CloudKind::Google).script(json!(["hello", {"exit": 1}]));
+    fixture.machine.config["retirement"]["onFailure"] = json!("restart");
+    fixture.machine.config["restart"] = json!({"firstPause": "5m"});
+    let mut running = fixture.start();
+    running.wait_for("starting the worker again in");
+    running.signal(Signal::SIGTERM);
+    running.finish().assert_code(1).assert_logged("the next start retires this machine");
+    assert_eq!(removals(&fixture), 0);
+    fixture.machine_is_retired_by_its_next_start();
+    assert_eq!(removals(&fixture), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn init_waits_for_nothing_that_a_drained_workers_reboot_leaves_to_do() {
+    // The worker reboots the machine, and init ends us in the midst of that.
+    let mut fixture = Fixture::with_cache(CloudKind::Google);
+    let goes = fixture.path("goes");
+    fixture.machine.script =
+        json!(["hello", {"onTerminate": -1}, {"await": "graceful-termination"}, {"waitFor": goes}, {"exit": 67}]);
+    let mut running = fixture.start();
+    running.wait_for("said hello");
+    running.signal(Signal::SIGUSR1);
+    running.wait_for("received graceful-termination finish-tasks=true");
+    running.signal(Signal::SIGTERM);
+    running.wait_for("told to stop");
+    fs::write(goes, "").unwrap();
+    running
+        .finish()
+        .assert_code(67)
+        .assert_logged("the worker was drained; this machine is left as it is, and the next start");
+    assert!(removals(&fixture) == 0 && fixture.machine.shutdowns().is_empty());
+    fixture.machine_is_retired_by_its_next_start();
+    assert_eq!(removals(&fixture), 1);
 }
 
 #[test]
@@ -553,19 +600,11 @@ fn the_last_of_many_lines_are_reported_and_of_long_ones_their_length() {
 fn every_report_that_waits_at_the_workers_end_has_its_time() {
     let report = |title: &str| json!({"message": {"type": "error-report", "kind": "k", "title": title, "description": "d", "extra": {}}});
     let script = json!(["hello", report("one"), report("two"), report("three"), {"exit": 0}]);
-    let mut fixture = Fixture::new(CloudKind::Static).script(script.clone());
+    let mut fixture = Fixture::new(CloudKind::Static).script(script);
     fixture.machine.config["report"] = json!({"timeout": "2s"});
     fixture.simulator.fault("worker-pool-errors", 3, Fault::Delay(Duration::from_millis(900)));
     fixture.boot().assert_code(0).assert_not_logged("could not be sent");
     assert_eq!(fixture.simulator.world(|world| world.taskcluster.reports.len()), 3);
-
-    let mut fixture = Fixture::new(CloudKind::Static).script(script);
-    fixture.machine.config["report"] = json!({"timeout": "100ms"});
-    fixture.simulator.fault("worker-pool-errors", usize::MAX, Fault::Delay(Duration::from_secs(3600)));
-    let finished = fixture.boot();
-    let lost = finished.log.matches("cannot report an error to worker-manager within").count();
-    let left = finished.log.lines().find(|line| line.contains("could not be sent in time"));
-    assert!(lost == 3 || left.is_some(), "{}", finished.log);
 }
 
 #[test]
@@ -610,5 +649,5 @@ fn what_the_worker_reports_is_public_too() {
 #[cfg(windows)]
 skip! {
     "a shutdown is a call of the system's here, which no test can have fail": a_machine_that_cannot_be_shut_down_tries_for_ever_and_says_so, a_reboot_that_others_make_is_left_to_them_and_one_that_cannot_come_back_is_none;
-    "a drain comes to a service as a control (windows.rs)": a_machine_that_ran_under_anothers_name_does_not_remove_that, a_drained_worker_that_makes_a_reboot_is_drained_all_the_same, a_machine_that_is_drained_while_its_worker_waits_to_be_started_again_is_retired;
+    "a drain comes to a service as a control (windows.rs)": a_machine_that_ran_under_anothers_name_does_not_remove_that, a_drained_worker_that_makes_a_reboot_is_drained_all_the_same, a_machine_that_is_drained_while_its_worker_waits_to_be_started_again_is_retired, init_waits_for_nothing_that_a_drained_workers_reboot_leaves_to_do;
 }

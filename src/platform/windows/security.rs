@@ -214,40 +214,44 @@ pub fn let_write(path: &Path, writer: &Sid) -> io::Result<()> {
     allow(path, writer, FILE_ALL_ACCESS, false)
 }
 
-/// Gives a file or folder the access that its folder gives, and none of its own.
+/// Gives a file or folder the access that its folder gives, and none of its own; where that gives none, it keeps what it has.
 ///
 /// # Errors
 /// What the system answers.
 pub fn inherit(path: &Path) -> io::Result<()> {
     let name = wide_path(path)?;
-    // No list at all would let everybody do everything.
-    let nobody = ACL { AclRevision: 2, AclSize: 8, ..ACL::default() };
-    let what = DACL_SECURITY_INFORMATION | UNPROTECTED_DACL_SECURITY_INFORMATION;
-    // SAFETY: the name ends with a zero, and the list is whole: a head that says its size, and no entries.
-    let code = unsafe {
-        SetNamedSecurityInfoW(
-            name.as_ptr(),
-            SE_FILE_OBJECT,
-            what,
-            ptr::null_mut(),
-            ptr::null_mut(),
-            &raw const nobody,
-            ptr::null(),
-        )
+    let set = |list: *const ACL, what| {
+        // SAFETY: the name ends with a zero, and the list is whole.
+        succeeded(unsafe {
+            SetNamedSecurityInfoW(
+                name.as_ptr(),
+                SE_FILE_OBJECT,
+                DACL_SECURITY_INFORMATION | what,
+                ptr::null_mut(),
+                ptr::null_mut(),
+                list,
+                ptr::null(),
+            )
+        })
     };
-    if code == ERROR_SUCCESS { Ok(()) } else { Err(io::Error::from_raw_os_error(code.cast_signed())) }
+    let (before, _owned) = list_of(&name)?;
+    // A head that says its size, and no entries: no list at all would let everybody do everything.
+    let nobody = ACL { AclRevision: 2, AclSize: 8, ..ACL::default() };
+    set(&raw const nobody, UNPROTECTED_DACL_SECURITY_INFORMATION)?;
+    let (after, _owned_too) = list_of(&name)?;
+    // SAFETY: it is null or points to a list that lives.
+    if !after.is_null() && unsafe { (*after).AceCount } == 0 {
+        set(before, 0)?;
+    }
+    Ok(())
 }
 
-fn allow(path: &Path, account: &Sid, rights: u32, owns: bool) -> io::Result<()> {
-    let (name, sid) = (wide_path(path)?, OwnedSid::parse(&account.0)?);
-    let checked = |code: u32| match code {
-        ERROR_SUCCESS => Ok(()),
-        code => Err(io::Error::from_raw_os_error(code.cast_signed())),
-    };
+/// A file's or folder's access list, in what holds it.
+fn list_of(name: &[u16]) -> io::Result<(*mut ACL, Local)> {
     let (mut list, mut descriptor) = (ptr::null_mut(), ptr::null_mut());
     // SAFETY: the name ends with a zero; what is written are two pointers, of which the second is ours to free and holds
     // what the first points to.
-    checked(unsafe {
+    succeeded(unsafe {
         GetNamedSecurityInfoW(
             name.as_ptr(),
             SE_FILE_OBJECT,
@@ -259,7 +263,20 @@ fn allow(path: &Path, account: &Sid, rights: u32, owns: bool) -> io::Result<()> 
             &raw mut descriptor,
         )
     })?;
-    let _owned = Local(descriptor);
+    Ok((list, Local(descriptor)))
+}
+
+/// What calls that answer with an error's number mean.
+fn succeeded(code: u32) -> io::Result<()> {
+    match code {
+        ERROR_SUCCESS => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code.cast_signed())),
+    }
+}
+
+fn allow(path: &Path, account: &Sid, rights: u32, owns: bool) -> io::Result<()> {
+    let (name, sid) = (wide_path(path)?, OwnedSid::parse(&account.0)?);
+    let (list, _owned) = list_of(&name)?;
     let access = EXPLICIT_ACCESS_W {
         grfAccessPermissions: rights,
         grfAccessMode: GRANT_ACCESS,
@@ -274,14 +291,14 @@ fn allow(path: &Path, account: &Sid, rights: u32, owns: bool) -> io::Result<()> 
     };
     let mut extended = ptr::null_mut();
     // SAFETY: one entry is given, whose SID lives, and a list that lives; what is written is a list that is ours to free.
-    checked(unsafe { SetEntriesInAclW(1, &raw const access, list, &raw mut extended) })?;
+    succeeded(unsafe { SetEntriesInAclW(1, &raw const access, list, &raw mut extended) })?;
     let _extended = Local(extended.cast());
     let (owner, what) = match owns {
         true => (sid.0.0, OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION),
         false => (ptr::null_mut(), DACL_SECURITY_INFORMATION),
     };
     // SAFETY: the name ends with a zero, the SID and the list live.
-    checked(unsafe {
+    succeeded(unsafe {
         SetNamedSecurityInfoW(name.as_ptr(), SE_FILE_OBJECT, what, owner, ptr::null_mut(), extended, ptr::null())
     })
 }

@@ -48,7 +48,7 @@ fn refused() -> Event {
 }
 
 fn failed() -> Event {
-    Event::Renewed(Err(NotRenewed::Failed { reason: "not now".into(), asked: None }))
+    Event::Renewed(Err(NotRenewed::failed("not now")))
 }
 
 fn hello(capabilities: &[Capability]) -> Event {
@@ -108,10 +108,22 @@ fn last(terms: Terms, lease: impl Into<Option<Lease>>, events: Vec<(i64, Event)>
 const ALL: [Capability; 5] = Capability::ALL;
 const STOPPABLE: [Capability; 1] = [Capability::GracefulTermination];
 
+/// They may have ended indeed, and then worker-manager says so.
+#[test]
+fn credentials_that_seemed_to_have_ended_and_have_end_the_worker() {
+    let unauthorized = NotRenewed::Failed { reason: "no".into(), asked: None, unauthorized: true };
+    let events = vec![(1, hello(&ALL)), (300, elapsed(Deadline::Renewal)), (301, Event::Renewed(Err(unauthorized)))];
+    assert!(last(cloud(), lease(-7200), events).contains(&"stop finish=true".to_owned()));
+}
+
 /// A clock that is hours ahead is no reason to stop a worker, nor to renew all the time.
 #[test]
 fn credentials_that_seem_to_have_ended_when_they_were_made_end_nobody() {
     assert_eq!(last(host(), lease(-7200), vec![]), ["Hello at 120", "Renewal at 300", "no CredentialsEnd"]);
+    for capabilities in [&ALL[..], &STOPPABLE] {
+        let heard = last(host(), lease(-7200), vec![(1, hello(capabilities))]);
+        assert!(!heard.iter().any(|word| word.contains("CredentialsEnd at")), "{heard:?}");
+    }
     let events = vec![(1, hello(&ALL)), (300, elapsed(Deadline::Renewal)), (301, renewed(-6900))];
     assert_eq!(
         last(host(), lease(-7200), events),
@@ -161,7 +173,7 @@ fn what_a_service_asks_for_does_not_take_the_last_try_to_renew() {
     supervisor.handle(hello(&ALL), at(1));
     let mut asked = |seconds, second| {
         let asked = Some(Duration::from_secs(seconds));
-        let failed = Event::Renewed(Err(NotRenewed::Failed { reason: "busy".into(), asked }));
+        let failed = Event::Renewed(Err(NotRenewed::Failed { reason: "busy".into(), asked, unauthorized: false }));
         armed_renewal(&words(&supervisor.handle(failed, at(second)))[0])
     };
     assert!((8260..=8290).contains(&asked(60, 8200)));

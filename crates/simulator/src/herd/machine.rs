@@ -188,7 +188,8 @@ impl Machine {
                 let credentials =
                     Credentials { client_id: "herd".to_owned(), access_token: "herd".into(), certificate: None };
                 let renewal = Renewal { credentials, expires: lease.expires, secret: lease.secret };
-                let failed = |reason: &str, asked| NotRenewed::Failed { reason: reason.to_owned(), asked };
+                let failed =
+                    |reason: &str, asked| NotRenewed::Failed { reason: reason.to_owned(), asked, unauthorized: false };
                 let event = Event::Renewed(match answer {
                     Answer::Done => Ok(Renewed { renewal, cached: true }),
                     Answer::Refused(asked) => Err(failed("too many requests", asked)),

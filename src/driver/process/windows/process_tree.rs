@@ -109,29 +109,41 @@ impl Tree {
     /// # Errors
     /// What the system says.
     pub fn running(&mut self) -> io::Result<Vec<u32>> {
-        while self.grows()? {}
+        self.grow()?;
         Ok(self.below.values().filter(|process| process.runs()).map(|process| process.id).collect())
     }
 
-    /// Looks for processes that those which are known have started; whether there are any.
-    fn grows(&mut self) -> io::Result<bool> {
+    /// Looks for processes that those which are known have started, and those.
+    fn grow(&mut self) -> io::Result<()> {
         let parents = parents()?;
-        let is_new = |id: &u32| *id != self.root.id && !self.below.contains_key(id);
-        let mut new: Vec<Pinned> = parents
-            .iter()
-            .filter(|(id, parent)| is_new(id) && !is_new(parent))
-            .map(|(id, parent)| (Pinned::of(*id), self.below.get(parent).unwrap_or(&self.root)))
-            .filter(|(child, parent)| child.began() >= parent.began() && parent.began().is_some())
-            .map(|(child, _)| child)
-            .collect();
-        // A number may have become another process's before it was pinned.
-        if !new.is_empty() {
-            let again = self::parents()?;
-            new.retain(|child| again.get(&child.id).is_none_or(|parent| parents.get(&child.id) == Some(parent)));
+        let mut found = BTreeMap::new();
+        loop {
+            let known = |id: &u32| match id {
+                id if *id == self.root.id => Some(&self.root),
+                id => self.below.get(id).or_else(|| found.get(id)),
+            };
+            let began_after =
+                |child: &Pinned, parent: &Pinned| child.began() >= parent.began() && parent.began().is_some();
+            let new: Vec<Pinned> = parents
+                .iter()
+                .filter(|(id, _)| known(id).is_none())
+                .filter_map(|(id, parent)| Some((*id, known(parent)?)))
+                .map(|(id, parent)| (Pinned::of(id), parent))
+                .filter(|(child, parent)| began_after(child, parent))
+                .map(|(child, _)| child)
+                .collect();
+            if new.is_empty() {
+                break;
+            }
+            found.extend(new.into_iter().map(|process| (process.id, process)));
         }
-        let grows = !new.is_empty();
-        self.below.extend(new.into_iter().map(|process| (process.id, process)));
-        Ok(grows)
+        // A number may have become another process's before it was pinned.
+        if !found.is_empty() {
+            let again = self::parents()?;
+            found.retain(|id, _| again.get(id).is_none_or(|parent| parents.get(id) == Some(parent)));
+        }
+        self.below.extend(found);
+        Ok(())
     }
 
     /// Ends the process and all that is below it, the process first: so it starts no others.
@@ -281,7 +293,10 @@ mod tests {
         // Another one, which reads the same input.
         let mut input = shell.stdin.take().unwrap();
         input.write_all(b"cmd.exe\r\n").unwrap();
-        let started = || parents().unwrap().into_iter().find(|(_, parent)| *parent == first).map(|(id, _)| id);
+        // Its console may be its child as well.
+        let is_shell = |id: u32| name(id).is_some_and(|name| name.eq_ignore_ascii_case("cmd.exe"));
+        let started =
+            || parents().unwrap().into_iter().find(|(id, parent)| *parent == first && is_shell(*id)).map(|(id, _)| id);
         let second = loop {
             match started() {
                 Some(id) => break id,
