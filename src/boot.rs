@@ -473,6 +473,8 @@ pub fn layers_of(
         Some(Value::Object(own)) if worker_config.len() == 1 => {
             secrets::read_config_and_files(own.clone(), Source::Registration)?
         }
+        // A pool's definition with nothing below the key.
+        Some(Value::Null) if worker_config.len() == 1 => Share::default(),
         Some(_) if worker_config.len() == 1 => {
             return Err(FormError::NoObject { from: Source::Registration, key: driver.config_key() });
         }

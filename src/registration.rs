@@ -83,8 +83,16 @@ async fn register(
     request.system_boot_time = platform::system_boot_time();
     // Sent again even where the answer was lost: a static machine may register again, and for any other it is the only
     // hope there is.
-    let client = client.with_retry(RetryPolicy::persistent(PATIENCE));
-    WorkerManager::new(client).register_worker(&request).await
+    let manager = WorkerManager::new(client.with_retry(RetryPolicy::persistent(PATIENCE)));
+    match manager.register_worker(&request).await {
+        // Deployments of before 2026 know no such member, and take none that they don't know.
+        Err(error) if error.status() == Some(400) && error.code() == Some("InputValidationError") => {
+            tracing::debug!("worker-manager does not take this request: asking without the time of the system's boot");
+            request.system_boot_time = None;
+            manager.register_worker(&request).await
+        }
+        result => result,
+    }
 }
 
 fn admitted(identity: crate::run_state::Identity, registration: Registration) -> Admitted {

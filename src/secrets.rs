@@ -4,6 +4,7 @@ use crate::files::{FileSpec, FilesError};
 use crate::layer::{Layer, Source};
 use serde_json::{Map, Value};
 use std::time::Duration;
+use taskcluster_api::retry::Tries;
 use taskcluster_api::{ApiError, Client, ErrorClass, RetryPolicy, Secrets, WorkerPoolId};
 
 /// For how long the service is asked.
@@ -64,17 +65,29 @@ pub enum FormError {
 pub async fn fetch(client: &Client, pool: &WorkerPoolId) -> Result<Share, SecretsError> {
     let secrets = Secrets::new(client.with_retry(RetryPolicy::persistent(PATIENCE)));
     let names = [format!("worker-type:{pool}"), format!("worker-pool:{pool}")];
-    let ask = async |name: String, may_be_forbidden: bool| match secrets.get(&name).await {
-        Ok(secret) => Ok(read(secret.secret, Source::Secret(name))?),
-        Err(error) if error.class() == ErrorClass::Absent => {
-            tracing::info!("there is no secret {name}");
-            Ok(Share::default())
+    let ask = async |name: String, may_be_forbidden: bool| {
+        let mut tries = Tries::begin(RetryPolicy::persistent(PATIENCE));
+        loop {
+            let source = match secrets.get(&name).await {
+                Ok(secret) => return Ok(read(secret.secret, Source::Secret(name))?),
+                Err(error) if error.code() == Some("ResourceNotFound") => {
+                    tracing::info!("there is no secret {name}");
+                    return Ok(Share::default());
+                }
+                Err(error) if may_be_forbidden && error.status() == Some(403) => {
+                    tracing::info!("the secret {name} may not be read, which is no fault");
+                    return Ok(Share::default());
+                }
+                Err(error) => error,
+            };
+            // Not the service says so, but something before it, while the service is away.
+            let is_strange = source.class() == ErrorClass::Absent;
+            let Some(pause) = tries.next_pause(None).filter(|_| is_strange) else {
+                return Err(SecretsError::Refused { name, source });
+            };
+            tracing::warn!("the secrets service does not answer as it does: {}; trying again", source.failure);
+            tokio::time::sleep(pause).await;
         }
-        Err(error) if may_be_forbidden && error.status() == Some(403) => {
-            tracing::info!("the secret {name} may not be read, which is no fault");
-            Ok(Share::default())
-        }
-        Err(source) => Err(SecretsError::Refused { name, source }),
     };
     // A 403 is no fault for the legacy name: workers are no longer given its scope.
     let [legacy, current] = names;

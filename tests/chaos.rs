@@ -313,7 +313,7 @@ impl Life {
         let halted = shutdowns.iter().any(|call| call == "-h now");
         if self.kind.is_cloud() {
             let never_registered =
-                matches!(finished.code, Some(10..=13)) || too_early || has("told to stop before there was a worker");
+                matches!(finished.code, Some(10..=13)) || too_early || has("before there was a worker");
             let others_reboot = finished.code == Some(67);
             let retired = removed == 1 || halted || has("worker-manager removes this machine") || rebooted;
             if end == End::Itself && !(never_registered || others_reboot) {
@@ -324,7 +324,8 @@ impl Life {
                 assert!(removed == 0 && shutdowns.is_empty(), "{what}: init's machine was retired:\n{log}");
             }
         } else {
-            let boot_failed = matches!(finished.code, Some(10..=13));
+            let boot_failed =
+                matches!(finished.code, Some(10..=13)) || (end == End::Killed && has("error: failed while"));
             assert!(removed == 0 && (!halted || boot_failed), "{what}: somebody's own machine was ended:\n{log}");
         }
 

@@ -38,6 +38,9 @@ struct EventsSource {
     metadata: MetadataHttp,
     /// Our name, as the events have it; asked once.
     name: Option<String>,
+    /// Reboots that had begun when we first looked, as long as they are listed: this boot is what came of them, and they would
+    /// bring about another one each time.
+    done: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -57,7 +60,7 @@ struct Compute {
     #[serde(default)]
     vm_size: Option<String>,
     #[serde(default)]
-    tags_list: Vec<Tag>,
+    tags_list: Option<Vec<Tag>>,
 }
 
 #[derive(Deserialize)]
@@ -69,28 +72,29 @@ struct Tag {
 #[derive(Deserialize)]
 struct Network {
     #[serde(default)]
-    interface: Vec<Interface>,
+    interface: Option<Vec<Interface>>,
 }
 
 #[derive(Deserialize)]
 struct Interface {
-    ipv4: Ipv4,
+    #[serde(default)]
+    ipv4: Option<Ipv4>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Ipv4 {
     #[serde(default)]
-    ip_address: Vec<Address>,
+    ip_address: Option<Vec<Address>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Address {
     #[serde(default)]
-    private_ip_address: String,
+    private_ip_address: Option<String>,
     #[serde(default)]
-    public_ip_address: String,
+    public_ip_address: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +118,15 @@ struct ScheduledEvent {
     resources: Option<Vec<String>>,
     #[serde(default)]
     not_before: Option<String>,
+    #[serde(default)]
+    event_status: Option<String>,
+}
+
+impl ScheduledEvent {
+    /// Whether it is a reboot that has begun. Azure lists it for some minutes more, when it is over.
+    fn is_reboot_begun(&self) -> bool {
+        self.event_type == "Reboot" && self.event_status.as_deref() == Some("Started")
+    }
 }
 
 impl Azure {
@@ -148,7 +161,20 @@ impl Look for EventsSource {
             .map_err(|_| Failure::Strange("the answer is no list of events"))?;
         // One event that makes no sense hides no other.
         let events = events.events.into_iter().filter_map(|event| serde_json::from_value(event).ok());
-        Ok(events.filter_map(|event| notice(event, &name)).collect())
+        let mut events: Vec<ScheduledEvent> = events.collect();
+        let is_first = self.done.is_none();
+        let done = self.done.get_or_insert_default();
+        if is_first {
+            done.extend(events.iter().filter(|event| event.is_reboot_begun()).map(|event| event.event_id.clone()));
+            if !done.is_empty() {
+                tracing::info!(
+                    "Azure still lists a Reboot of this VM that had begun before start-worker did: it is over"
+                );
+            }
+        }
+        done.retain(|id| events.iter().any(|event| event.event_id == *id));
+        events.retain(|event| !done.contains(&event.event_id));
+        Ok(events.into_iter().filter_map(|event| notice(event, &name)).collect())
     }
 }
 
@@ -186,7 +212,7 @@ impl Provider for Azure {
     }
 
     fn watches(&self) -> Vec<Box<dyn Watch>> {
-        let events = EventsSource { metadata: self.metadata.clone(), name: None };
+        let events = EventsSource { metadata: self.metadata.clone(), name: None, done: None };
         vec![Box::new(Poll::new(events, self.pace.quick, false))]
     }
 
@@ -215,11 +241,12 @@ impl Azure {
     fn identity(&self, instance: &Instance) -> Result<Identity, ProviderError> {
         let Instance { compute, network } = instance;
         let tag = |name: &'static str| {
-            let found = compute.tags_list.iter().find(|tag| tag.name == name);
+            let found = compute.tags_list.iter().flatten().find(|tag| tag.name == name);
             found.map(|tag| tag.value.as_str()).ok_or_else(|| self.field(INSTANCE, name, "there is no such tag"))
         };
-        let address = network.as_ref().and_then(|network| network.interface.first()?.ipv4.ip_address.first());
-        let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        let interface = network.as_ref().and_then(|network| network.interface.as_ref()?.first()?.ipv4.as_ref());
+        let address = interface.and_then(|ipv4| ipv4.ip_address.as_ref()?.first());
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let facts = [
             ("vm-id", compute.vm_id.clone()),
             ("instance-type", compute.vm_size.clone()),
@@ -287,6 +314,17 @@ mod tests {
             event_type: kind.to_owned(),
             resources: Some(resources.iter().map(|name| (*name).to_owned()).collect()),
             not_before: Some(not_before.to_owned()),
+            event_status: None,
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_of_the_network_keeps_nobody_from_booting() {
+        let interfaces =
+            json!([{"ipv4": {"ipAddress": [{"privateIpAddress": null}]}}, {"macAddress": "m"}, {"ipv4": null}]);
+        for network in [json!({"interface": interfaces}), json!({"interface": null}), json!(null)] {
+            let answer = json!({"compute": {"location": "l", "name": "n", "tagsList": null}, "network": network});
+            assert!(serde_json::from_value::<Instance>(answer).is_ok());
         }
     }
 

@@ -5,6 +5,7 @@ use crate::USER_AGENT;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +16,10 @@ use tracing::{Instrument, Span};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(1);
+
+/// Where every cloud has its service. Source: the clouds' pages, for Google's name
+/// <https://cloud.google.com/compute/docs/metadata/querying-metadata>.
+const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
 
 /// How long one try may take.
 const TRY: Duration = Duration::from_secs(5);
@@ -179,8 +184,12 @@ impl MetadataHttp {
             Some(url) => format!("{}{folder}", url.as_str().trim_end_matches('/')),
             None => format!("http://{host}{folder}"),
         };
+        // A cloud's own name for it is no name server's to know, which may not be there yet.
+        let build = |builder: reqwest::ClientBuilder| {
+            builder.user_agent(USER_AGENT).no_proxy().resolve(host, ADDRESS).connect_timeout(CONNECT).build()
+        };
         let client = taskcluster_api::plain_http_client()
-            .and_then(|builder| Ok(builder.user_agent(USER_AGENT).no_proxy().connect_timeout(CONNECT).build()?))
+            .and_then(|builder| Ok(build(builder)?))
             .map_err(MetadataError::Client)?;
         Ok(Self { client, base: base.into(), seal, answered: Arc::default(), began: Instant::now() })
     }

@@ -135,7 +135,8 @@ fn decode_standalone(table: &mut Table<'_, '_>) -> Option<StandaloneConfig> {
     let host = decode_host(table);
     let client_id = table.required_string(&["clientID", "clientId"], "the id of the worker's Taskcluster client");
     let access_token = table.required_string(&["accessToken"], "the client's access token");
-    let certificate = table.string(&["certificate"]);
+    // Empty is none.
+    let certificate = table.string(&["certificate"]).filter(|text| !text.value.is_empty());
     if let Some(certificate) = &certificate
         && serde_json::from_str::<Map<String, Value>>(&certificate.value).is_err()
     {
@@ -200,9 +201,9 @@ fn decode_worker(mut table: Table<'_, '_>, sections: &mut Sections) -> Option<Wo
 }
 
 fn decode_generic_worker(table: &mut Table<'_, '_>, sections: &mut Sections) -> Option<WorkerConfig> {
-    let path = table.string(&["path"]);
-    let service = table.string(&["service"]);
-    let pipe = table.string(&["protocolPipe"]);
+    // Empty is not there, as for the Go program: one config may be for several systems.
+    let mut given = |key: &'static str| table.string(&[key]).filter(|text| !text.value.is_empty());
+    let (path, service, pipe) = (given("path"), given("service"), given("protocolPipe"));
     sections.config_path = config_path(table);
     let start = match (path, service) {
         (Some(path), None) => {

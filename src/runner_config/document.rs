@@ -325,7 +325,7 @@ impl<'t> Builder<'t> {
             self.mistake(at, "JSON has no word for this number");
             return string(text);
         };
-        let value = match (core, value.as_f64().and_then(Number::from_f64)) {
+        let value = match (core, value.as_f64().and_then(number)) {
             (Some("float"), Some(number)) => Value::Number(number),
             (_, _) => value,
         };
@@ -474,7 +474,18 @@ fn float(text: &str) -> Option<Number> {
     let digits: String = text.chars().filter(|c| *c != '_').collect();
     let valid = digits.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte))
         && digits.bytes().any(|byte| byte.is_ascii_digit());
-    valid.then(|| digits.parse().ok()).flatten().and_then(Number::from_f64)
+    valid.then(|| digits.parse().ok()).flatten().and_then(number)
+}
+
+/// A whole one is an integer, as it is in JSON that Go writes: its programs take no `3600.0` for one.
+fn number(float: f64) -> Option<Number> {
+    /// From here on not every integer is a float.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if float.fract() == 0.0 && float.abs() < EXACT {
+        #[expect(clippy::cast_possible_truncation, reason = "it is whole, and below that")]
+        return Some(Number::from(float as i64));
+    }
+    Number::from_f64(float)
 }
 
 fn string(text: Cow<'_, str>) -> Content {
@@ -512,8 +523,9 @@ mod tests {
             ("18446744073709551615", json!(u64::MAX)),
             ("-9223372036854775808", json!(i64::MIN)),
             ("9007199254740993", json!(9_007_199_254_740_993_u64)),
-            ("1.0", json!(1.0)),
-            ("1e3", json!(1000.0)),
+            ("1.0", json!(1)),
+            ("1e3", json!(1000)),
+            ("1.5", json!(1.5)),
             (".5", json!(0.5)),
             ("0x10", json!(16)),
             ("0o17", json!(15)),
@@ -521,8 +533,8 @@ mod tests {
             ("0b11", json!(3)),
             ("1_000", json!(1000)),
             ("1_000.5", json!(1000.5)),
-            ("!!float 1", json!(1.0)),
-            ("089", json!(89.0)),
+            ("!!float 1", json!(1)),
+            ("089", json!(89)),
             ("yes", json!("yes")),
             ("on", json!("on")),
             ("True", json!(true)),
@@ -538,7 +550,7 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(value(text), expected, "{text}");
         }
-        assert!(value("1.0").is_f64() && value("1").is_u64());
+        assert!(value("1.0").is_u64() && value("1e300").is_f64() && value("-0.0") == json!(0));
     }
 
     #[test]

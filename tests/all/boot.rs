@@ -189,7 +189,7 @@ fn layers_merge_in_order_in_both_forms_of_registration_and_secrets() {
         assert_eq!(config["who"], "worker-pool");
         assert_eq!(config["list"], json!([1, 2, 3, 4]));
         assert_eq!(config["deep"], json!({"a": "pool", "b": "type", "c": 12_345_678_901_234_567_890_u64}));
-        assert_eq!((&config["runner"], &config["pool"]), (&json!(1.0), &json!(1)));
+        assert_eq!((&config["runner"], &config["pool"]), (&json!(1), &json!(1)));
         assert_eq!(config["workerId"], "machine-1");
     }
 }

@@ -143,6 +143,41 @@ fn a_clock_that_is_off_is_corrected_and_said_once() {
 }
 
 #[test]
+fn a_deployment_that_knows_no_time_of_the_boot_registers_the_machine_without_it() {
+    for kind in [CloudKind::Static, CloudKind::Google] {
+        let fixture = Fixture::new(kind);
+        let refused = Fault::error(400, "InputValidationError", "data must NOT have additional properties");
+        fixture.simulator.fault("/worker/register", 1, refused);
+        fixture.boot().assert_code(0).assert_logged("started the worker");
+        assert_eq!(fixture.simulator.count("/worker/register"), 2);
+    }
+}
+
+#[test]
+fn a_secret_that_only_a_proxy_does_not_know_is_asked_for_again() {
+    let fixture = Fixture::new(CloudKind::Google);
+    let pool = fixture.pool();
+    fixture.simulator.world(|world| {
+        world.taskcluster.put_secret(format!("worker-pool:{pool}"), json!({"config": {"fromSecret": 1}}));
+    });
+    fixture.simulator.fault("/secrets/", 2, Fault::status(404));
+    fixture.boot().assert_code(0).assert_logged("does not answer as it does");
+    assert_eq!(fixture.worker_config()["fromSecret"], 1);
+}
+
+#[test]
+fn what_is_empty_is_not_there() {
+    let mut fixture = Fixture::new(CloudKind::Google);
+    fixture.machine.config["worker"]["service"] = json!("");
+    fixture.machine.config["worker"]["protocolPipe"] = json!("");
+    fixture.simulator.world(|world| world.taskcluster.worker_config = json!({"genericWorker": null}));
+    fixture.boot().assert_code(0).assert_not_logged("is there too");
+    let mut fixture = Fixture::new(CloudKind::Standalone);
+    fixture.machine.config["provider"]["certificate"] = json!("");
+    fixture.boot().assert_code(0);
+}
+
+#[test]
 fn a_clock_that_is_ahead_of_the_credentials_end_stops_no_worker() {
     let script = json!(["hello", {"sleep": 300}, {"print": "at work"}, {"exit": 0}]);
     for (kind, get_secrets) in [(CloudKind::Static, true), (CloudKind::Google, true), (CloudKind::Google, false)] {

@@ -210,6 +210,35 @@ fn a_withdrawn_event_is_said_and_a_nearer_one_moves_everything_forward() {
     running.finish().assert_code(137).assert_logged("received SIGTERM");
 }
 
+#[test]
+fn a_reboot_that_has_happened_brings_about_no_other_one() {
+    let mut fixture = Fixture::with_cache(CloudKind::Azure);
+    let over = fixture.path("over");
+    fixture.machine.script = json!(["hello", {"waitFor": over}, {"exit": 0}]);
+    fixture.machine.config["interruption"] = json!({"poll": "20ms"});
+    let event = |status: &str| {
+        let mut event = azure_event("e", "Reboot", &["vm-simulated-0001"], "");
+        event["EventStatus"] = json!(status);
+        vec![event]
+    };
+    // Azure lists it for minutes.
+    fixture.simulator.world(|world| world.cloud.events = event("Started"));
+    let mut running = fixture.start();
+    running.wait_for("a Reboot of this VM that had begun before start-worker did");
+    let looks = fixture.simulator.count("scheduledevents");
+    assert!(fixture.simulator.wait_for("scheduledevents", looks + 3, PATIENCE));
+    std::fs::write(over, "").unwrap();
+    running.finish().assert_code(0).assert_not_logged("notice:");
+    assert!(fixture.machine.shutdowns().is_empty());
+    // One that begins while we look is one.
+    let fixture = Fixture::with_cache(CloudKind::Azure).script(obedient());
+    let mut running = fixture.start();
+    running.wait_for("said hello");
+    assert!(fixture.simulator.wait_for("scheduledevents", 1, PATIENCE));
+    fixture.simulator.world(|world| world.cloud.events = event("Started"));
+    running.finish().assert_code(71).assert_logged("notice: Azure has scheduled a Reboot of this VM");
+}
+
 #[cfg(unix)]
 #[test]
 fn worker_manager_is_asked_for_a_docker_worker_and_not_for_a_generic_worker() {

@@ -86,6 +86,11 @@ impl Environment {
     }
 }
 
+/// Whether somebody chose whose certificates are believed.
+pub(crate) fn names_authorities() -> bool {
+    ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -257,6 +257,11 @@ fn trusted_roots() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     let (added, _) = roots.add_parsable_certificates(found.certs);
+    // Windows has few of them to begin with, and fetches the others when its own library first asks for one.
+    if cfg!(windows) && !crate::environment::names_authorities() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        return Ok(roots);
+    }
     match found.errors.first() {
         // Somebody chose whom to trust: everybody is no stand-in for that.
         Some(error) if added == 0 => return Err(format!("no certificate authority can be read: {error}")),
