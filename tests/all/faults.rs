@@ -125,6 +125,7 @@ fn fault_08_a_failing_renewal_is_tried_again_and_stops_nobody() {
     let finished = fixture.boot();
     finished.assert_code(0).assert_logged("cannot renew the credentials").assert_logged("received new-credentials");
     finished.assert_not_logged("graceful-termination finish");
+    assert_eq!(fixture.simulator.count("/reregister"), 3);
 }
 
 #[test]

@@ -305,8 +305,16 @@ async fn handle(shared: &Shared, connected: Instant, request: Request<Incoming>)
             is_poll,
         });
         let number = world.records.len() - 1;
-        let faults: Vec<Fault> =
-            world.rules.iter_mut().filter_map(|rule| rule.applies(&what).then(|| rule.fault.clone())).collect();
+        let mut faults = Vec::new();
+        for rule in &mut world.rules {
+            if rule.applies(&what) {
+                faults.push(rule.fault.clone());
+            }
+            // What else may go wrong does so with the next request: with this one nothing can any more.
+            if matches!(faults.last(), Some(Fault::Answer { .. } | Fault::Drop)) {
+                break;
+            }
+        }
         (number, faults, world.latency)
     };
     shared.recorded.notify_all();
