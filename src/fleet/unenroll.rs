@@ -20,7 +20,8 @@ use taskcluster_api::{StaticSecret, WorkerName};
 /// An end that is in the past by any clock: the second second of 2000.
 const LONG_AGO: i64 = 946_684_801;
 
-/// Removes the worker, and then has its row end and its secret be nobody's.
+/// Has the worker's row end and its secret be nobody's, and then removes it: only a static pool's worker can be changed, and
+/// that of another one must not be ended by the removal.
 pub(super) async fn unenroll(arguments: &UnenrollArguments) -> Result<(), FleetError> {
     let deployment = Deployment::of(&arguments.deployment)?;
     // Nobody enrolls or rotates here meanwhile.
@@ -29,24 +30,24 @@ pub(super) async fn unenroll(arguments: &UnenrollArguments) -> Result<(), FleetE
     let worker = name(arguments, &deployment)?;
     let manager = &deployment.manager;
     // Removal alone leaves a stopped row, whose name nobody can have until it ends.
-    let known = match manager.remove_worker(&worker).await {
-        Ok(()) => true,
+    let secret = StaticSecret::random().map_err(|error| FleetError::System(io::Error::other(error)))?;
+    let definition = CreateWorker {
+        expires: Timestamp::from_second(LONG_AGO).unwrap_or(Timestamp::UNIX_EPOCH),
+        capacity: None,
+        provider_info: Some(ProviderInfo { static_secret: secret }),
+    };
+    let known = match manager.update_worker(&worker, &definition).await {
+        Ok(_) => true,
         Err(error) if super::is_unknown(&error) => false,
         Err(error) => return Err(FleetError::of_change("unenrolling", &worker, error)),
     };
     if known {
-        let secret = StaticSecret::random().map_err(|error| FleetError::System(io::Error::other(error)))?;
-        let definition = CreateWorker {
-            expires: Timestamp::from_second(LONG_AGO).unwrap_or(Timestamp::UNIX_EPOCH),
-            capacity: None,
-            provider_info: Some(ProviderInfo { static_secret: secret }),
-        };
-        match manager.update_worker(&worker, &definition).await {
-            Ok(_) => {}
+        match manager.remove_worker(&worker).await {
+            Ok(()) => {}
             // Swept away in between.
             Err(error) if super::is_unknown(&error) => {}
             Err(source) => {
-                let done = "it is removed, but its name is not free yet";
+                let done = "its secret opens nothing any more, but it is not removed yet";
                 return Err(FleetError::HalfUnenrolled { worker, done, source });
             }
         }
