@@ -424,9 +424,10 @@ impl Boot {
             return Ok(run);
         }
         let (list, keeps) = (std::mem::take(&mut run.files), self.cache.keeps());
+        let machine = run.admitted.identity.worker().to_string();
         let span = stage("files");
         let placing = tokio::task::spawn_blocking(move || {
-            files::place(&list)?;
+            files::place(&list, &machine)?;
             if keeps {
                 files::sync(&list);
             }

@@ -51,6 +51,12 @@ fn dispatch(cli: Cli, log: &LogStream, began: Instant) -> u8 {
         log.own_line("error: --timeline records a run: start-worker --timeline FILE runner.yml");
         return Stage::CommandLine.exit_code();
     }
+    if let (Some(timeline), Some(config)) = (&cli.timeline, &cli.runner_config)
+        && platform::resolve(timeline) == platform::resolve(config)
+    {
+        log.own_line("error: --timeline would replace the runner config: name another file");
+        return Stage::CommandLine.exit_code();
+    }
     if cli.command.is_some() {
         log.begin_writing();
     }

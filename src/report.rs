@@ -64,7 +64,7 @@ impl Reporter {
     /// Tries to report an error; that it can't be reported is a line in the log.
     pub async fn send(&self, client: &Client, worker: &WorkerName, redactor: &Redactor, report: ReportWorkerError) {
         let report = redactor.report(report);
-        let (failure, title) = (failure_of(&report), report.title.clone());
+        let (failure, title) = (failure_of(&report, worker), report.title.clone());
         if self.was_told(&failure) {
             tracing::debug!("not reported again: {}", report.title);
             return;
@@ -115,9 +115,10 @@ impl Reporter {
     }
 }
 
-fn failure_of(report: &ReportWorkerError) -> String {
+/// Several workers may have one folder for what they have told.
+fn failure_of(report: &ReportWorkerError, worker: &WorkerName) -> String {
     let description = report.description.split(LAST_LINES).next().unwrap_or_default();
-    let text = [&*report.kind, &*report.title, description].join("\n");
+    let text = [&*report.kind, &*report.title, description, &worker.to_string()].join("\n");
     hex(&digest::digest(&digest::SHA256, text.as_bytes()))
 }
 

@@ -12,7 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
     let target = folder.path().join("target");
     let list = json!([{"description": "fuzz", "path": target, "content": content, "encoding": "base64", "format": "zip"}]);
     if let Ok(files) = FileSpec::read_list(list, false) {
-        let _ = place(&files);
+        let _ = place(&files, "fuzz");
     }
     let Ok(beside) = std::fs::read_dir(folder.path()) else { return };
     assert!(beside.flatten().all(|entry| entry.file_name() == "target"));

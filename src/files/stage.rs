@@ -2,7 +2,9 @@
 
 use super::archive::{self, FolderModes, Limits};
 use super::{ContentError, FileSpec, FilesError, Format};
+use crate::hash::hex;
 use crate::platform::{self, Privacy};
+use ring::digest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -23,12 +25,14 @@ impl Drop for Staged<'_> {
     }
 }
 
-/// Writes all of these files, or none of them.
+/// Writes all of these files, or none of them, for the machine of that name: another one on this host may have the same.
 ///
 /// # Errors
 /// Names the file. Up to the first move nothing has changed but for folders that were missing.
-pub fn place(files: &[FileSpec]) -> Result<(), FilesError> {
-    let staged = files.iter().enumerate().map(|(index, spec)| stage(index, spec)).collect::<Result<Vec<_>, _>>()?;
+pub fn place(files: &[FileSpec], machine: &str) -> Result<(), FilesError> {
+    let whose = &hex(&digest::digest(&digest::SHA256, machine.as_bytes()))[..8];
+    let staged =
+        files.iter().enumerate().map(|(index, spec)| stage((index, whose), spec)).collect::<Result<Vec<_>, _>>()?;
     let mut planned = BTreeMap::new();
     for item in &staged {
         refuse_conflict(&item.from, &item.to).map_err(|(path, source)| item.error("replace", path, source))?;
@@ -129,7 +133,7 @@ fn note(planned: &mut BTreeMap<PathBuf, Kind>, path: &Path, kind: Kind) -> Resul
     }
 }
 
-fn stage(index: usize, spec: &FileSpec) -> Result<Staged<'_>, FilesError> {
+fn stage<'f>((index, whose): (usize, &str), spec: &'f FileSpec) -> Result<Staged<'f>, FilesError> {
     let fail = |action, path: &Path| {
         let path = path.to_owned();
         move |source| FilesError::Write { file: spec.to_string(), action, path, source }
@@ -146,7 +150,7 @@ fn stage(index: usize, spec: &FileSpec) -> Result<Staged<'_>, FilesError> {
     // Beside a new target; within a folder that is there, for that may be a mount point, or `/`.
     let folder = if spec.format == Format::Zip && to.is_dir() { &to } else { platform::folder_of(&to) };
     platform::make_folders(folder).map_err(fail("make the folder", folder))?;
-    let from = folder.join(format!(".start-worker-{index}.new"));
+    let from = folder.join(format!(".start-worker-{whose}-{index}.new"));
     discard(&from);
     let unwritten = |error| match error {
         ContentError::Wrong(problem) => spec.wrong(problem),
