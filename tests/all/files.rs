@@ -25,6 +25,30 @@ fn boot_with(fixture: &Fixture, files: &[Value]) -> Finished {
     fixture.boot()
 }
 
+#[test]
+fn two_machines_of_one_host_place_the_same_files_side_by_side() {
+    let shared = tempfile::tempdir().unwrap();
+    let path = shared.path().join("one");
+    let content = vec![b'x'; 2_000_000];
+    for _ in 0..3 {
+        let fixtures = ["vm-1", "vm-2"].map(|name| {
+            let fixture = Fixture::new(CloudKind::Google);
+            fixture.simulator.world(|world| {
+                world.cloud.machine_id = name.to_owned();
+                let files = [spec(&path, &content, "file"), spec(&shared.path().join("two"), &content, "file")];
+                world.taskcluster.worker_config = json!({"genericWorker": {"files": files}});
+            });
+            fixture
+        });
+        for running in fixtures.each_ref().map(Fixture::start) {
+            running.finish().assert_code(0);
+        }
+        assert_eq!(fs::read(&path).unwrap().len(), content.len());
+    }
+    let left = fs::read_dir(shared.path()).unwrap().count();
+    assert_eq!(left, 2, "nothing but the files is left");
+}
+
 enum Entry<'a> {
     File(&'a str, &'a [u8], u32),
     Folder(&'a str),
