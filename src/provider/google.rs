@@ -46,6 +46,16 @@ const PREEMPTION: SignedDuration = SignedDuration::from_secs(25);
 /// Maintenance is announced 60 s ahead.
 const MAINTENANCE_AHEAD: SignedDuration = SignedDuration::from_secs(60);
 
+/// And an hour ahead to machines with GPUs; some of it is left for them to end.
+///
+/// Source: <https://cloud.google.com/compute/docs/gpus/gpu-host-maintenance>.
+const GPU_MAINTENANCE_AHEAD: SignedDuration = SignedDuration::from_secs(55 * 60);
+
+/// The machine types that have GPUs. Those of others, which have them attached, are not told apart here.
+///
+/// Source: <https://cloud.google.com/compute/docs/gpus>.
+const GPU_TYPES: [&str; 6] = ["a2-", "a3-", "a4-", "a4x-", "g2-", "g4-"];
+
 /// How long the server may hold a request that waits for a change, in seconds.
 const HOLD: u64 = 60;
 
@@ -207,11 +217,33 @@ impl ValueWatch {
         // The value decides, not the etag: the deadline of what was known before stays as it was.
         let changed = self.value.as_deref() != Some(answer.text.trim());
         if changed {
-            self.current = (self.read)(answer.text.trim(), Timestamp::now()).into_iter().collect();
+            let now = Timestamp::now();
+            let mut notice = (self.read)(answer.text.trim(), now);
+            // What was announced before we first looked may be about to happen.
+            if let Some(notice) = &mut notice
+                && path == MAINTENANCE
+                && notice.kind == NoticeKind::Reclaim
+                && self.value.is_some()
+                && self.has_gpus().await
+            {
+                notice.deadline = now.checked_add(GPU_MAINTENANCE_AHEAD).ok();
+            }
+            self.current = notice.into_iter().collect();
             self.value = Some(answer.text.trim().to_owned());
         }
         self.since = etag;
         if self.since.is_none() { Err(Failure::Strange("the answer has no etag to wait from")) } else { Ok(changed) }
+    }
+}
+
+impl ValueWatch {
+    /// Whether the machine is of a type with GPUs; where that can't be asked, it isn't.
+    async fn has_gpus(&self) -> bool {
+        let answer = self.metadata.ask(&question(MACHINE_TYPE)).await;
+        answer.is_ok_and(|answer| {
+            let machine_type = answer.text.trim().rsplit('/').next().unwrap_or_default().to_owned();
+            GPU_TYPES.iter().any(|family| machine_type.starts_with(family))
+        })
     }
 }
 

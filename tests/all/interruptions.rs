@@ -137,6 +137,24 @@ fn google_announces_maintenance() {
 }
 
 #[test]
+fn a_machine_with_gpus_has_an_hour_before_maintenance() {
+    let fixture = Fixture::new(CloudKind::Google).script(obedient());
+    fixture.simulator.world(|world| world.cloud.machine_type = "g2-standard-4".into());
+    let mut running = fixture.start();
+    running.wait_for("said hello");
+    assert!(fixture.simulator.wait_for("maintenance-event?wait_for_change", 1, PATIENCE));
+    fixture.simulator.world(|world| world.cloud.maintenance_event = "TERMINATE_ON_HOST_MAINTENANCE".into());
+    running.finish().assert_code(71).assert_logged("received graceful-termination finish-tasks=true");
+    // One that begins in the midst of it knows nothing of the time that is left.
+    let fixture = Fixture::new(CloudKind::Google).script(obedient());
+    fixture.simulator.world(|world| {
+        world.cloud.machine_type = "g2-standard-4".into();
+        world.cloud.maintenance_event = "TERMINATE_ON_HOST_MAINTENANCE".into();
+    });
+    fixture.boot().assert_logged("for maintenance of its host").assert_not_logged("finish-tasks=true");
+}
+
+#[test]
 fn an_event_of_ours_alone_is_acknowledged_once_the_worker_has_gone() {
     let us = "vm-simulated-0001";
     for (resources, acknowledged) in [(vec![us], vec!["e1"]), (vec![us, "another"], vec![])] {

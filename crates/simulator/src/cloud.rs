@@ -81,6 +81,8 @@ pub struct Cloud {
     pub preempted: bool,
     /// Google's `maintenance-event`.
     pub maintenance_event: String,
+    /// Google's `machine-type`, without its path.
+    pub machine_type: String,
     /// Azure's scheduled events.
     pub events: Vec<Value>,
     /// The events that were acknowledged to Azure.
@@ -259,7 +261,7 @@ impl Cloud {
             "hostname": "machine.c.proj-1234.internal",
             "id": self.machine_id.parse::<u64>().map_or_else(|_| json!(self.machine_id), Value::from),
             "image": "projects/proj-1234/global/images/worker-image",
-            "machineType": "projects/98765/machineTypes/n1-standard-4",
+            "machineType": format!("projects/98765/machineTypes/{}", self.machine_type),
             "maintenanceEvent": self.maintenance_event,
             "networkInterfaces": [interface],
             "preempted": if self.preempted { "TRUE" } else { "FALSE" },

@@ -194,6 +194,7 @@ impl World {
                 maintenance: Vec::new(),
                 preempted: false,
                 maintenance_event: "NONE".to_owned(),
+                machine_type: "n1-standard-4".to_owned(),
                 events: Vec::new(),
                 acknowledged: Vec::new(),
                 launch,
