@@ -271,14 +271,10 @@ async fn follow(boot: &Boot, end: &End, retirement: Retirement) {
                 remove(boot, end).await;
             }
         }
-        Retirement::LeaveRunning => {
+        Retirement::LeaveRunning | Retirement::RestartWorker => {
             if let Some(left_over) = end.left_over {
                 bury(boot, end, left_over == LeftOver::Removal).await;
             }
-            report.await;
-            acknowledge(boot, end).await;
-        }
-        Retirement::RestartWorker => {
             report.await;
             acknowledge(boot, end).await;
         }

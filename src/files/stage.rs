@@ -79,20 +79,19 @@ impl Staged<'_> {
         plan_below(&self.from, &self.to, planned)
     }
 
-    /// Moves what is staged; a folder that is left empty goes with the rest.
-    fn move_in(&self, from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
+    /// Moves what is staged; whether it was moved as a whole, and not into a folder that is there. A folder that is left empty goes
+    /// with the rest.
+    fn move_in(&self, from: &Path, to: &Path) -> Result<bool, (PathBuf, io::Error)> {
         let failed = |error| (to.to_owned(), error);
         let is_folder = |path| look(path).map(|there| there.is_some_and(|there| there.is_dir())).map_err(failed);
         if !(is_folder(from)? && is_folder(to)?) {
-            return platform::replace(from, to).map_err(failed);
+            return platform::replace(from, to).map(|()| true).map_err(failed);
         }
         for entry in fs::read_dir(from).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let place = to.join(entry.file_name());
-            let is_new = look(&place).map_err(failed)?.is_none_or(|there| !there.is_dir());
-            self.move_in(&entry.path(), &place)?;
             // It was staged in a folder that may give other access than the one it has come to.
-            if is_new
+            if self.move_in(&entry.path(), &place)?
                 && self.spec.privacy() == Privacy::AsItsFolder
                 && self.spec.owner.is_none()
                 && let Err(error) = platform::inherit_access(&place)
@@ -100,7 +99,7 @@ impl Staged<'_> {
                 tracing::warn!("cannot give {} the access of its folder: {error}", place.display());
             }
         }
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -234,9 +234,7 @@ impl ValueWatch {
         self.since = etag;
         if self.since.is_none() { Err(Failure::Strange("the answer has no etag to wait from")) } else { Ok(changed) }
     }
-}
 
-impl ValueWatch {
     /// Whether the machine is of a type with GPUs; where that can't be asked, it isn't.
     async fn has_gpus(&self) -> bool {
         let answer = self.metadata.ask(&question(MACHINE_TYPE)).await;

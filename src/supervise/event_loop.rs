@@ -456,12 +456,11 @@ impl Loop {
         let (client, provider) = (self.client.clone(), Arc::clone(&self.provider));
         let is_cloud = self.terms.is_cloud;
         self.spawn_renewal(Task::Registration, async move {
-            let failed = |error: &dyn std::fmt::Display| NotRenewed::failed(error);
-            let found: Found = provider.identify(&|_| {}).await.map_err(|error| failed(&error))?;
+            let found: Found = provider.identify(&|_| {}).await.map_err(NotRenewed::failed)?;
             let admitted = registration::admit(&client, &*provider, found, is_cloud).await;
-            let admitted = admitted.map_err(|error| failed(&taskcluster_api::Chain(&error)))?;
+            let admitted = admitted.map_err(|error| NotRenewed::failed(taskcluster_api::Chain(&error)))?;
             let Some(Lease { expires, secret }) = admitted.lease else {
-                return Err(failed(&"these credentials never end"));
+                return Err(NotRenewed::failed("these credentials never end"));
             };
             Ok(Renewal { credentials: admitted.credentials, expires, secret })
         });
@@ -543,8 +542,8 @@ impl Loop {
         loop {
             let lines = self.runs(Task::Output) || self.runs(Task::Errors) || !received.is_empty();
             let lines = lines && patience.waits_for_lines(&self.log);
-            let longest = self.terms.settings.report.timeout * if facts.signalled { 1 } else { LAST_REPORTS };
-            let reports = self.reporting && patience.began.elapsed() < longest;
+            let times = if facts.signalled { 1 } else { LAST_REPORTS };
+            let reports = self.reporting && patience.began.elapsed() < self.terms.settings.report.timeout * times;
             let longest = if facts.signalled { LAST_RENEWAL_TOLD } else { LAST_RENEWAL };
             let renewal =
                 (self.runs(Task::Renewal) || self.runs(Task::CacheWrite)) && patience.began.elapsed() < longest;
